@@ -1,0 +1,74 @@
+# Copyright: sunset.crm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Read the containers of the plan from their engine; changes nothing and therefore records nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible.plugins.action import ActionBase
+
+from ansible_collections.sunset.crm.plugins.plugin_utils import relay
+from ansible_collections.sunset.crm.plugins.plugin_utils.docker_engine import Engine, name_of
+from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
+from ansible_collections.sunset.crm.plugins.plugin_utils.recording import plain
+
+SOCKET = "/var/run/docker.sock"
+
+
+def expected(declared: dict[str, Any], inspects: list[dict[str, Any]], volumes: list[dict[str, Any]]) -> dict[str, Any]:
+    """What the survey says of one declared container set. Pure."""
+    names = {name_of(one): one["Id"] for one in inspects}
+    missing = sorted(set(declared.get("containers") or []) - set(names))
+    undeclared = {volume["name"] for volume in volumes} - {volume["volume"] for volume in declared.get("volumes", [])}
+    detail = ""
+    if not names:
+        detail = f"no container has the label {declared['label']}"
+    elif missing:
+        detail = f"declared and not there: {', '.join(missing)}"
+    elif undeclared:
+        detail = f"these volumes of it are not declared: {', '.join(sorted(undeclared))}"
+    return {"found": "no" if detail else "yes", "identity": {"containers": sorted(names), "ids": names}, "media": [], "detail": detail}
+
+
+def strangers(rows: list[dict[str, Any]], labels: list[str]) -> list[dict[str, Any]]:
+    """Containers of the engine that belong to no declared set, as findings. Pure."""
+    wanted = {tuple(label.split("=", 1)) for label in labels}
+    found = []
+    for row in rows:
+        if not wanted & {tuple(pair) for pair in (row.get("Labels") or {}).items()}:
+            name = str(row["Names"][0]).lstrip("/")
+            found.append({"id": f"container:{name}", "kind": "container", "what": f"a container of the image {row['Image']} that no item covers"})
+    return found
+
+
+class ActionModule(ActionBase):
+    """See plugins/modules/guest_survey.py."""
+
+    _supports_check_mode = True
+    _supports_async = False
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        declared = [item for item in plain(self._task.args.get("items") or []) if item.get("kind") == "container"]
+        try:
+            return {**result, "changed": False, **self._read(declared)}
+        except Refusal as exc:
+            return {**result, "failed": True, "changed": False, "msg": str(exc)}
+
+    def _read(self, declared: list[dict[str, Any]]) -> dict[str, Any]:
+        seen: dict[str, Any] = {}
+        findings: list[dict[str, Any]] = []
+        reach = relay.from_connection(self._connection)
+        for socket in sorted({item.get("socket", SOCKET) for item in declared}):
+            sets = [item for item in declared if item.get("socket", SOCKET) == socket]
+            with relay.Relay(reach, socket) as way:
+                for item in sets:
+                    with Engine(way.address, item["label"], way=way) as engine:
+                        inspects = engine.inspects()
+                        seen[f"container:{item['name']}"] = expected(item, inspects, engine.volumes(inspects))
+                        rows = list(engine.api.containers(all=True))
+            if not all(item.get("shared_engine") for item in sets):
+                findings += strangers(rows, [item["label"] for item in sets])
+        return {"expected": seen, "findings": findings}

@@ -1,0 +1,85 @@
+# Copyright: sunset.crm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Turn the surveys of all hosts into the plan file."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.sunset.crm.plugins.plugin_utils import estate as estates
+from ansible_collections.sunset.crm.plugins.plugin_utils import plan as plans
+from ansible_collections.sunset.crm.plugins.plugin_utils import survey
+from ansible_collections.sunset.crm.plugins.plugin_utils.control import ControlAction, host_variables
+from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
+from ansible_collections.sunset.crm.plugins.plugin_utils.estate import Estate
+from ansible_collections.sunset.crm.plugins.plugin_utils.recording import plain
+
+
+class ActionModule(ControlAction):
+    """See plugins/modules/plan_build.py."""
+
+    def act(self, estate: Estate, args: dict[str, Any], task_vars: dict[str, Any], check: bool) -> dict[str, Any]:
+        groups = plain(task_vars["groups"])
+        names = groups.get(args.get("group", "sunset_estate"), [])
+        if not names:
+            raise Refusal("the inventory has no host in the group sunset_estate; see inventories/example")
+        hosts = {name: self._facts(name, task_vars, args) for name in names}
+        data, lacks = survey.build(self._estate_facts(args, groups, task_vars), hosts)
+        if lacks:
+            raise Refusal(
+                "the survey found less than the inventory expects; no plan was written:\n"
+                + "\n".join(f"  - {lack}" for lack in lacks)
+                + "\nMend the estate or the inventory, then survey again."
+            )
+        text = (json.dumps(data, indent=1, sort_keys=True) + "\n").encode()
+        plan = plans.parse(text)
+        old = estate.plan_file.read_bytes() if estate.plan_file.exists() else b""
+        if old != text and not check:
+            estates.write(estate.plan_file, text)
+        diff = difflib.unified_diff(old.decode().splitlines(True), text.decode().splitlines(True), "plan before", "plan after")
+        return {
+            "changed": old != text,
+            "diff": {"prepared": "".join(diff)},
+            "plan": {"path": str(estate.plan_file), "sha256": plan.sha256, "items": len(plan.items)},
+            "unclassified": [f"{found['host']}: {found['id']} ({found['what']})" for found in plan.unclassified()],
+        }
+
+    def _facts(self, name: str, task_vars: dict[str, Any], args: dict[str, Any]) -> dict[str, Any]:
+        variables = host_variables(task_vars, name)
+        for wanted in ("sunset_wave", "sunset_power", "sunset_items"):
+            if wanted not in variables:
+                raise Refusal(f"the inventory gives {name} no {wanted}; see inventories/example")
+        address = str(variables.get("ansible_host", name))
+        seen = variables.get(args["register"]) or {}
+        found = plain(seen.get("survey")) if not seen.get("failed") else None
+        if found:
+            guests = variables.get(args["guests"]) or {}
+            found["expected"] = {**found.get("expected", {}), **plain(guests.get("expected") or {})}
+            found["findings"] = [*found.get("findings", []), *plain(guests.get("findings") or [])]
+        return {
+            "wave": str(variables["sunset_wave"]),
+            "power": plain(variables["sunset_power"]),
+            "items": plain(variables["sunset_items"]),
+            "survey": found,
+            "reach": {
+                "address": str(variables.get("sunset_pull_address", address)),
+                "port": int(variables.get("ansible_port") or 22),
+                "user": str(variables.get("ansible_user") or "root"),
+                "host_key": (found or {}).get("ssh_host_key", ""),
+            },
+        }
+
+    def _estate_facts(self, args: dict[str, Any], groups: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
+        signers = Path(str(args["allowed_signers"])).expanduser()
+        if not signers.is_file():
+            raise Refusal(f"there is no allowed-signers file {signers}; it holds the public keys of those who approve (docs/operator.md)")
+        vaults = {name: {"root": str(host_variables(task_vars, name).get("sunset_vault_root", ""))} for name in args["vaults"]}
+        unknown = [name for name, detail in vaults.items() if not detail["root"]]
+        if unknown:
+            raise Refusal(f"the inventory gives the vault {', '.join(unknown)} no sunset_vault_root")
+        names = ("estate", "waves", "custodians", "settings", "classified", "control")
+        return {**{name: args[name] for name in names if name in args}, "vaults": vaults, "allowed_signers": signers.read_text(encoding="utf-8")}

@@ -1,0 +1,51 @@
+# Copyright: sunset.crm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Close a run: it fails unless every item that the run was to finish has evidence."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible_collections.sunset.crm.plugins.plugin_utils import closing, ledger
+from ansible_collections.sunset.crm.plugins.plugin_utils.control import ControlAction
+from ansible_collections.sunset.crm.plugins.plugin_utils.estate import Estate, close_run
+from ansible_collections.sunset.crm.plugins.plugin_utils.session import Session
+
+
+class ActionModule(ControlAction):
+    """See plugins/modules/run_close.py."""
+
+    def act(self, estate: Estate, args: dict[str, Any], task_vars: dict[str, Any], check: bool) -> dict[str, Any]:
+        session = Session.of(estate, check)
+        phase, waves = session.run["phase"], session.run["waves"]
+        rows = closing.unfinished(session.plan, session.view, phase, waves)
+        copied: list[dict[str, Any]] = []
+        if not check:
+            if not rows and phase == "shutdown":
+                self._accept(session, waves)
+            record = {"kind": "run", "state": "closed", "run": session.run["run"], "unfinished": [row.item for row in rows]}
+            ledger.append(estate.ledger_file, record)
+            copied = session.copy_out(required=False)
+        close_run(estate)
+        lost = [row for row in copied if not row["ok"]]
+        if rows or lost:
+            lines = [f"  - {row.item} (wave {row.wave}): {row.done}; proof: {row.proof}" for row in rows]
+            lines += [f"  - the ledger was not copied to {row['vault']}: {row['error']}" for row in lost]
+            return {
+                "failed": True,
+                "changed": False,
+                "msg": f"{phase} of wave {', '.join(waves)} is not finished:\n"
+                + "\n".join(lines)
+                + "\nMend what is named above and in the failed tasks, then run the same command again.",
+            }
+        return {"changed": False, "waves": waves, "accepted": closing.waves_accepted(session.plan, session.view), "copies": copied}
+
+    def _accept(self, session: Session, waves: list[str]) -> None:
+        if session.plan.setting("acceptance", "automatic") != "automatic":
+            return
+        for wave in waves:
+            if wave not in session.view.accepted:
+                record = {"kind": "accepted", "wave": wave, "run": session.run["run"], "by": "full evidence"}
+                ledger.append(session.estate.ledger_file, record)
+        session.refresh()

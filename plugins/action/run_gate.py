@@ -1,0 +1,47 @@
+# Copyright: sunset.crm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Show early what the gate of a phase will ask; the check that counts lies inside each act."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible_collections.sunset.crm.plugins.plugin_utils import gates, steps
+from ansible_collections.sunset.crm.plugins.plugin_utils.control import ControlAction
+from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
+from ansible_collections.sunset.crm.plugins.plugin_utils.estate import Estate
+from ansible_collections.sunset.crm.plugins.plugin_utils.session import Session
+
+GATES = {
+    "power off": (("host_power", "off"), ("host",)),
+    "wipe": (("media_wipe", None), ("medium",)),
+}
+
+
+class ActionModule(ControlAction):
+    """See plugins/modules/run_gate.py."""
+
+    def act(self, estate: Estate, args: dict[str, Any], task_vars: dict[str, Any], check: bool) -> dict[str, Any]:
+        if args.get("gate") not in GATES:
+            raise Refusal(f"run_gate: gate is {args.get('gate')!r}; expected one of {', '.join(GATES)}")
+        session = Session.of(estate, check)
+        (module, state), kinds = GATES[args["gate"]]
+        step = steps.find(module, {"state": state})
+        context = session.context()
+        items = [item for item in session.plan.of(*kinds) if item["wave"] in session.run["waves"]]
+        lacks = {
+            item["id"]: [str(lack) for lack in gates.missing(step, item, context) if not _own_order(item, lack, step)]
+            for item in items
+            if session.view.value(item["id"], step.aspect) != step.value
+        }
+        copied = [] if check else session.copy_out(required=True)
+        if any(lacks.values()):
+            lines = [f"  {item_id}:\n" + "\n".join(f"    - {lack}" for lack in found) for item_id, found in lacks.items() if found]
+            return {"failed": True, "changed": False, "msg": f"the gate of '{args['gate']}' is closed:\n" + "\n".join(lines)}
+        return {"changed": False, "open_for": sorted(lacks), "copies": copied}
+
+
+def _own_order(item: dict[str, Any], lack: gates.Missing, step: steps.Step) -> bool:
+    """What this very phase does first, tier by tier, is no reason to stop before it."""
+    return step.aspect == "power" and lack.item.startswith("host:") and "(power)" in lack.what

@@ -1,0 +1,94 @@
+# Copyright: sunset.crm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Open a run on the estate: identity typed in, plan approved, lock taken, machines named."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from ansible_collections.sunset.crm.plugins.plugin_utils import copies, ledger, runs
+from ansible_collections.sunset.crm.plugins.plugin_utils.control import ControlAction, host_variables
+from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
+from ansible_collections.sunset.crm.plugins.plugin_utils.estate import Estate, close_run, controller, open_run
+from ansible_collections.sunset.crm.plugins.plugin_utils.recording import plain
+from ansible_collections.sunset.crm.plugins.plugin_utils.session import login
+from ansible_collections.sunset.crm.plugins.plugin_utils.view import build
+
+
+class ActionModule(ControlAction):
+    """See plugins/modules/run_open.py."""
+
+    def act(self, estate: Estate, args: dict[str, Any], task_vars: dict[str, Any], check: bool) -> dict[str, Any]:
+        phase = args.get("phase")
+        if phase not in runs.PHASES:
+            raise Refusal(f"run_open: phase is {phase!r}; expected one of {', '.join(runs.PHASES)}")
+        plan = estate.plan()
+        if args.get("confirm") != plan.estate:
+            raise Refusal(
+                f"sunset_confirm is {args.get('confirm') or 'not set'}; to {phase} this estate, type its own name: "
+                f"-e sunset_confirm={plan.estate}"
+            )
+        approver = estate.approver(plan)
+        view = build(ledger.read(estate.ledger_file), plan=plan)
+        if view.genesis is not None and view.genesis["allowed_signers"] != _pin(plan.allowed_signers):
+            raise Refusal("the plan's allowed signers are not those that the ledger began with; the keys of people are pinned for the whole estate")
+        waves = runs.waves_of(phase, args.get("wave") or "", plan, view)
+        absent = runs.unreached(plan, waves, [str(host) for host in task_vars.get("ansible_play_hosts_all", [])])
+        if absent:
+            limit = f" (--limit {task_vars['ansible_limit']})" if task_vars.get("ansible_limit") else ""
+            raise Refusal(
+                f"this run of wave {', '.join(waves)} needs machines that the play does not have{limit}: {', '.join(absent)}. "
+                "A wave is retired whole: run the command without a limit, or change the plan."
+            )
+        run = {
+            "run": time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()) + f"-{controller()['pid']}",
+            "estate": plan.estate,
+            "phase": phase,
+            "waves": waves,
+            "operator": str(args.get("operator") or login()),
+            "login": login(),
+            "owner": controller(),
+            "since": ledger.now(),
+            "plan_sha256": plan.sha256,
+            "check": check,
+            "receivers": [] if check else _receivers(plan.vaults, task_vars),
+        }
+        open_run(estate, run)
+        try:
+            copied = [] if check else self._record(estate, run, approver, view.genesis is None, plan.allowed_signers)
+        except BaseException:
+            close_run(estate)
+            raise
+        return {
+            "changed": False,
+            "run": run["run"],
+            "waves": waves,
+            "members": runs.members(plan, waves),
+            "tiers": sorted(set(runs.power_order(plan).values())),
+            "interrupted": [f"{e.record['item']}: {e.record['aspect']} {e.record['value']} ({e.record['at']})" for e in view.interrupted],
+            "copies": copied,
+        }
+
+    def _record(self, estate: Estate, run: dict[str, Any], approver: str, first: bool, signers: str) -> list[dict[str, Any]]:
+        if first:
+            ledger.append(estate.ledger_file, {"kind": "genesis", "estate": run["estate"], "allowed_signers": _pin(signers)})
+        public = {key: value for key, value in run.items() if key not in ("receivers", "owner")}
+        ledger.append(estate.ledger_file, {"kind": "run", "state": "open", "approver": approver, **public, **run["owner"]})
+        return copies.send(estate, run["receivers"], required=True)
+
+
+def _pin(signers: str) -> str:
+    return ledger.line_hash(signers.encode())
+
+
+def _receivers(vaults: list[str], task_vars: dict[str, Any]) -> list[dict[str, Any]]:
+    """The append-only places that the inventory names, one a vault (sunset_ledger_receiver)."""
+    found = []
+    for vault in vaults:
+        variables = host_variables(task_vars, vault)
+        receiver = variables.get("sunset_ledger_receiver")
+        if receiver:
+            found.append({"vault": vault, "address": str(variables.get("ansible_host", vault)), **plain(receiver)})
+    return found

@@ -1,0 +1,225 @@
+# Copyright: sunset.crm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The detached job that makes a copy: it outlives the controller and the module that started it.
+
+Runs as `__main__` in a directory that holds it, the private modules it uses (flat) and spec.json. Its last act is result.json:
+{"ok": true, "record": {...}} or {"ok": false, "error": "..."}; without that file it was killed.
+"""
+
+import os
+import sys
+import time
+import types
+
+if __name__ == "__main__":  # the collection is not there: let its package name lead to the flat directory
+    _HERE = os.path.dirname(os.path.abspath(__file__))
+    _PACKAGE = ""
+    for _part in "ansible_collections.sunset.crm.plugins.module_utils".split("."):
+        _PACKAGE = _PACKAGE + "." + _part if _PACKAGE else _part
+        sys.modules[_PACKAGE] = types.ModuleType(_PACKAGE)
+        sys.modules[_PACKAGE].__path__ = [_HERE]  # type: ignore[attr-defined]
+
+import json
+import subprocess
+
+from ansible_collections.sunset.crm.plugins.module_utils import (
+    _canonical,
+    _dump_my,
+    _dump_pg,
+    _filestore,
+    _fingerprint,
+    _fingerprint_my,
+    _fingerprint_pg,
+    _job,
+    _sqlclient,
+    _staging,
+    _stream,
+)
+
+TRAVELS = (_canonical, _dump_my, _dump_pg, _filestore, _fingerprint, _fingerprint_my, _fingerprint_pg, _job, _sqlclient, _staging,
+           _stream)
+
+
+class SourceChanged(Exception):
+    """Somebody wrote while the copy was made."""
+
+
+class Report(object):
+    """progress.json, at most once a second: a watcher reads it, nobody waits for it."""
+
+    def __init__(self, directory):
+        self._path = os.path.join(directory, "progress.json")
+        self._last = 0.0
+        self._state = {"started": time.time(), "phase": "", "bytes": 0, "done": 0, "total": 0}
+
+    def phase(self, name, total=0):
+        self._state.update(phase=name, done=0, total=total)
+        self._write(True)
+
+    def objects(self, done, total):
+        self._state.update(done=done, total=total)
+        self._write(False)
+
+    def bytes(self, count):
+        self._state.update(bytes=count)
+        self._write(False)
+
+    def _write(self, now):
+        if now or time.time() - self._last >= 1.0:
+            self._last = time.time()
+            _job.write_json_atomic(self._path, dict(self._state, at=self._last))
+
+
+class Copy(object):
+    """One copy in the making: its directory, its artefacts, its codec."""
+
+    def __init__(self, staging, dump_id, spec, report):
+        self._directory = staging.begin(dump_id)
+        self._prefix = "{0}.{1}".format(staging.slug, dump_id)
+        self._codec = _stream.find_codec()
+        self._rate = spec.get("rate")
+        self._report = report
+        self.artefacts = []
+
+    def add(self, role, ending, chunks):
+        self._report.phase(role)
+        artefact = _stream.stage(chunks, self._directory, self._prefix + ending, role, self._codec, self._rate, self._report.bytes)
+        self.artefacts.append(artefact)
+        return artefact
+
+    def add_json(self, role, ending, value):
+        return self.add(role, ending, _staging.copy_chunks(_canonical.canonical(value)))
+
+    def check(self, readers):
+        """Read everything back from the disk; a reader must take the dump to its end."""
+        for artefact in self.artefacts:
+            self._report.phase("reading back " + artefact["role"], artefact["bytes"])
+            _stream.check_staged(artefact, readers.get(artefact["role"]))
+
+
+def short_id(digest):
+    return digest[:16]
+
+
+def open_database(spec):
+    return _fingerprint.open_session(spec["engine"], spec["database"], port=spec.get("port"), socket=spec.get("socket"),
+                                     run_as=spec.get("run_as"), client=spec.get("client"))
+
+
+def source_facts(spec, found, consistency):
+    facts = dict(_fingerprint.totals(found), engine=spec["engine"], version=found["version"], database=spec["database"],
+                 identity=spec["identity"], method=found["method"], fingerprint_sha256=_fingerprint.digest(found),
+                 consistency=consistency)
+    facts.pop("objects")
+    return facts
+
+
+def dump_postgresql(spec, staging, report):
+    tools = spec["tools"]
+    with open_database(spec) as session:
+        snapshot = session.rows("SELECT json_build_array(pg_export_snapshot())")[0][0]
+        report.phase("fingerprint")
+        found = _fingerprint.take("postgresql", session, spec["database"], progress=report.objects)
+        copy = Copy(staging, short_id(_fingerprint.digest(found)), spec, report)
+        argv = _dump_pg.dump_argv(tools["pg_dump"], spec.get("run_as"), session.target, snapshot)
+        copy.add("dump", ".pgcustom", _stream.process_chunks(argv, what="pg_dump"))
+    argv = _dump_pg.globals_argv(tools["pg_dumpall"], spec.get("run_as"), session.target)
+    copy.add("globals", ".globals.sql", _stream.ending_with(
+        _stream.process_chunks(argv, what="pg_dumpall"), _dump_pg.GLOBALS_END, "pg_dumpall"))
+    copy.add_json("fingerprint", ".fingerprint.json", found)
+    # Sequences and roles stand outside the snapshot: they must be the same before and after.
+    with open_database(spec) as session:
+        values = {name: "{0}/{1}".format(*value) for name, value in _fingerprint_pg.sequences(session).items()}
+        roles = _fingerprint_pg.global_objects(session)
+    if values != found["catalogue"]["sequence value"] or roles != found["globals"]:
+        raise SourceChanged("sequences or roles changed while the dump was made")
+    copy.check({"dump": _dump_pg.reader_argv(tools["pg_restore"])})
+    facts = source_facts(spec, found, "fingerprint and dump in one exported snapshot; sequences and roles equal before and after")
+    return copy.artefacts, facts
+
+
+def dump_mariadb(spec, staging, report):
+    arguments = _sqlclient.mariadb_arguments(spec.get("socket"))
+    with open_database(spec) as session:
+        report.phase("fingerprint")
+        before = _fingerprint.take("mariadb", session, spec["database"], progress=report.objects)
+        relations = _fingerprint_my.list_tables(session, spec["database"])
+        columns = _fingerprint_my.list_columns(session, spec["database"])
+    tables = [(name, kind, columns[name]) for name, kind, _engine in relations
+              if kind in ("BASE TABLE", "SYSTEM VERSIONED") and _dump_my.has_inexact(columns.get(name, []))]
+    known = _dump_my.features(tool_help(_dump_my.dumper()))
+    versioned = [name for name, kind, _engine in relations if kind == "SYSTEM VERSIONED"]
+    passes = _dump_my.plan_passes(spec["database"], known, [name for name, _kind, _columns in tables], versioned)
+    if not known["system"]:
+        raise ValueError("this {0} has no --system=users, so accounts and grants would be lost; use the client tools of MariaDB "
+                         "10.2.37 or later".format(_dump_my.dumper()))
+    copy = Copy(staging, short_id(_fingerprint.digest(before)), spec, report)
+    copy.add("dump", ".sql", _dump_my.dump_chunks(arguments, spec["database"], passes, tables))
+    argv = [_dump_my.dumper()] + arguments + ["--system=users", "--insert-ignore"]
+    copy.add("users", ".users.sql", _stream.ending_with(_stream.process_chunks(argv), _dump_my.END, "the dump of the accounts"))
+    copy.add_json("fingerprint", ".fingerprint.json", before)
+    report.phase("fingerprint again")
+    with open_database(spec) as session:
+        after = _fingerprint.take("mariadb", session, spec["database"], progress=report.objects)
+    if _fingerprint.digest(before) != _fingerprint.digest(after):
+        changed = sorted({"{0} {1}".format(one["kind"], one["name"]) for one in _fingerprint.compare(before, after)})
+        raise SourceChanged("changed while the dump was made: {0}".format(", ".join(changed[:10])))
+    copy.check({})
+    facts = source_facts(spec, before, "fingerprint equal before and after the dump")
+    facts["exact_export_of"] = len(tables)
+    return copy.artefacts, facts
+
+
+def tool_help(tool):
+    done = subprocess.run([tool, "--no-defaults", "--help"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
+                          stderr=subprocess.DEVNULL, env=_sqlclient.child_environment(), timeout=60)
+    return done.stdout.decode("utf-8", "replace")
+
+
+def archive_filestore(spec, staging, report):
+    report.phase("manifest")
+    entries = _filestore.manifest(spec["path"], progress=report.objects)
+    digest = _filestore.manifest_digest(entries)
+    copy = Copy(staging, short_id(digest), spec, report)
+    copy.add("archive", ".tar", _filestore.archive_chunks(spec["path"]))
+    copy.add("manifest", ".manifest.jsonl", _filestore.manifest_chunks(entries))
+    report.phase("manifest again")
+    changes = _filestore.differences(entries, _filestore.manifest(spec["path"], progress=report.objects))
+    if changes:
+        raise SourceChanged("changed while the archive was made: {0}".format("; ".join(changes[:10])))
+    copy.check({"archive": ["tar", "-t", "-f", "-"]})
+    facts = dict(_filestore.totals(entries), manifest_sha256=digest, identity=spec["identity"],
+                 consistency="manifest equal before and after the archive")
+    return copy.artefacts, facts
+
+
+KINDS = {"postgresql": dump_postgresql, "mariadb": dump_mariadb, "filestore": archive_filestore}
+
+
+def make(spec):
+    staging = _staging.Staging(spec["staging"], spec["item"])
+    report = Report(spec["directory"])
+    artefacts, facts = KINDS[spec["kind"]](spec, staging, report)
+    dump_id = short_id(facts.get("fingerprint_sha256") or facts["manifest_sha256"])
+    record = {"dump_id": dump_id, "artefacts": artefacts, "source": facts}
+    staging.commit(record)
+    report.phase("done")
+    return record
+
+
+def main():
+    with open(sys.argv[1]) as stream:
+        spec = json.load(stream)
+    try:
+        result = {"ok": True, "record": make(spec)}
+    except SourceChanged as error:
+        result = {"ok": False, "error": "{0}. Stop what writes there (services, cron, users), then run the same command again".format(
+            error)}
+    except (_stream.StreamError, _sqlclient.SqlError, _filestore.TreeError, ValueError, OSError) as error:
+        result = {"ok": False, "error": str(error)}
+    _job.write_json_atomic(os.path.join(spec["directory"], "result.json"), result)
+
+
+if __name__ == "__main__":
+    main()

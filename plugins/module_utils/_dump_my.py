@@ -1,0 +1,168 @@
+# Copyright: sunset.crm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""MariaDB: what a dump consists of. mariadb-dump prints FLOAT with six digits, so tables that hold one are exported here, from
+exact values; triggers and events come last, so that none fires while rows are put back."""
+
+import shutil
+
+from ansible_collections.sunset.crm.plugins.module_utils import _fingerprint_my, _sqlclient, _stream
+
+END = b"-- Dump completed"
+STATEMENT_BYTES = 512 * 1024
+
+_TEXT = ("char", "varchar", "tinytext", "text", "mediumtext", "longtext")
+_BYTES = ("binary", "varbinary", "tinyblob", "blob", "mediumblob", "longblob", "geometry", "point", "linestring", "polygon",
+          "multipoint", "multilinestring", "multipolygon", "geometrycollection")
+_NUMBERS = ("tinyint", "smallint", "mediumint", "int", "bigint", "decimal")
+
+
+def find_tool(names, which=shutil.which):
+    for name in names:
+        if which(name):
+            return name
+    raise _stream.StreamError("found none of {0} on this machine; the database's own client tools are needed".format(
+        ", ".join(names)))
+
+
+def client(which=shutil.which):
+    return find_tool(("mariadb", "mysql"), which)
+
+
+def dumper(which=shutil.which):
+    return find_tool(("mariadb-dump", "mysqldump"), which)
+
+
+def features(help_text):
+    """What this mariadb-dump can do: options differ between versions and vendors, its own help tells."""
+    return {name: "--" + name in help_text for name in ("dump-history", "ignore-table-data", "system", "skip-dump-date")}
+
+
+def has_inexact(columns):
+    """A text dump changes FLOAT values; DOUBLE loses only the sign of a zero, which its literal form cannot carry."""
+    return any(column.data_type in ("float", "double") for column in columns)
+
+
+def plan_passes(database, known, inexact, versioned):
+    """The argument lists of mariadb-dump, in order; the own export of the `inexact` tables stands after the first.
+
+    Raises ValueError naming what this mariadb-dump cannot keep.
+    """
+    if versioned and not known["dump-history"]:
+        raise ValueError("tables {0} keep their history, and this mariadb-dump has no --dump-history, so the old versions "
+                         "would be lost; use the client tools of MariaDB 10.11 or later".format(", ".join(sorted(versioned))))
+    common = ["--single-transaction", "--quick", "--hex-blob", "--max-allowed-packet=1G", "--tz-utc"]
+    if known["dump-history"] and versioned:
+        common.append("--dump-history")
+    if known["skip-dump-date"]:
+        common.append("--skip-dump-date")
+    last = ["--databases", database]
+    if not inexact:
+        return [common + ["--routines", "--events", "--triggers"] + last]
+    structure = common + ["--routines", "--skip-events", "--skip-triggers"]
+    ending = common + ["--no-create-db", "--no-create-info", "--no-data", "--skip-routines", "--events", "--triggers"] + last
+    names = ["{0}.{1}".format(database, table) for table in sorted(inexact)]
+    if known["ignore-table-data"]:
+        return [structure + ["--ignore-table-data=" + name for name in names] + last, ending]
+    rows = common + ["--no-create-db", "--no-create-info", "--skip-routines", "--skip-events", "--skip-triggers"]
+    return [structure + ["--no-data"] + last, rows + ["--ignore-table=" + name for name in names] + last, ending]
+
+
+def literal(column):
+    """The SQL expression that prints one value as a literal of exactly that value; strings in their own bytes and charset."""
+    name, kind = _sqlclient.my_identifier(column.name), column.data_type
+    if kind in ("float", "double"):
+        # "0.5" would be a decimal and "-0" the integer zero; with an exponent it is read as the double it is.
+        text = "CONCAT(CAST({0} AS DOUBLE))".format(name)
+        text = "CONCAT({0}, IF(LOCATE('e', {0}) > 0, '', 'e0'))".format(text)
+    elif kind in _NUMBERS:
+        text = "CONCAT({0})".format(name)
+    elif kind in ("bit", "enum", "set"):
+        text = "CONCAT({0} + 0)".format(name)
+    elif kind in _BYTES:
+        text = "CONCAT('X''', HEX({0}), '''')".format(name)
+    elif kind in _TEXT:
+        text = "CONCAT('_{1} X''', HEX({0}), '''')".format(name, column.charset)
+    else:
+        text = "CONCAT('''', {0}, '''')".format(name)
+    return "IFNULL({0}, 'NULL')".format(text)
+
+
+def stored(columns):
+    """The columns an INSERT may name: not the computed ones, but the period of a versioned table."""
+    return [one for one in columns if not one.generation or one.generation.startswith(("ROW START", "ROW END"))]
+
+
+def rows_statement(table, kind, columns):
+    """(columns, SELECT) for the own export; each line of its output is one parenthesised row."""
+    suffix, implicit = _fingerprint_my.history(kind, columns)
+    named = stored(columns) + implicit
+    values = ", ',', ".join(literal(one) for one in named)
+    return named, "SELECT CONCAT('(', {0}, ')') FROM {1}{2}".format(values, _sqlclient.my_identifier(table), suffix)
+
+
+def insert_chunks(chunks, table, columns):
+    """Lines of rows -> INSERT statements of bounded size. A line that is no row (a value too long came back NULL) is an error."""
+    head = "INSERT INTO {0} ({1}) VALUES\n".format(
+        _sqlclient.my_identifier(table), ", ".join(_sqlclient.my_identifier(one.name) for one in columns)).encode("utf-8")
+    rest, pending, size = b"", [], 0
+    for chunk in chunks:
+        lines = (rest + chunk).split(b"\n")
+        rest = lines.pop()
+        for line in lines:
+            if not line.startswith(b"("):
+                raise _stream.StreamError("table {0}: a row is too large for the server's max_allowed_packet; raise it".format(table))
+            pending.append(line)
+            size += len(line)
+            if size >= STATEMENT_BYTES:
+                yield head + b",\n".join(pending) + b";\n"
+                pending, size = [], 0
+    if rest:
+        raise _stream.StreamError("table {0}: the export ended in the middle of a row".format(table))
+    if pending:
+        yield head + b",\n".join(pending) + b";\n"
+
+
+OWN_HEAD = """
+-- Rows of tables with floating point columns, as exact values
+SET @sunset_names = @@character_set_client, @sunset_zone = @@time_zone, @sunset_mode = @@sql_mode;
+SET @sunset_keys = @@foreign_key_checks, @sunset_unique = @@unique_checks, @sunset_checks = @@check_constraint_checks;
+SET NAMES utf8mb4;
+SET time_zone = '+00:00', sql_mode = 'NO_AUTO_VALUE_ON_ZERO';
+SET foreign_key_checks = 0, unique_checks = 0, check_constraint_checks = 0;
+"""
+OWN_TAIL = """
+SET time_zone = @sunset_zone, sql_mode = @sunset_mode;
+SET foreign_key_checks = @sunset_keys, unique_checks = @sunset_unique, check_constraint_checks = @sunset_checks;
+SET NAMES utf8mb4;
+"""
+
+
+def own_rows(arguments, database, tables):
+    """The part of the dump that is exported here. tables: [(name, kind, columns)]."""
+    yield (OWN_HEAD + "USE {0};\n".format(_sqlclient.my_identifier(database))).encode("utf-8")
+    for table, kind, columns in tables:
+        named, select = rows_statement(table, kind, columns)
+        history = kind == "SYSTEM VERSIONED"
+        if history:
+            yield b"SET system_versioning_insert_history = 1;\n"
+        sql = "SET sql_mode = '', time_zone = '+00:00';\nSTART TRANSACTION WITH CONSISTENT SNAPSHOT;\n{0};\n".format(select)
+        argv = [client()] + arguments + ["--quick", "--batch", "--raw", "--skip-column-names", "--max-allowed-packet=1G", database]
+        for chunk in insert_chunks(_stream.process_chunks(argv, stdin=sql.encode("utf-8")), table, named):
+            yield chunk
+        if history:
+            yield b"SET system_versioning_insert_history = 0;\n"
+    yield OWN_TAIL.encode("utf-8")
+
+
+def dump_chunks(arguments, database, passes, tables):
+    """The whole dump: the passes of mariadb-dump, each seen to its end, with the own export after the first data."""
+    own_after = len(passes) - 2
+    for number, extra in enumerate(passes):
+        what = "{0} (part {1} of {2})".format(dumper(), number + 1, len(passes))
+        chunks = _stream.process_chunks([dumper()] + arguments + extra, what=what)
+        for chunk in _stream.ending_with(chunks, END, what):
+            yield chunk
+        if tables and number == own_after:
+            for chunk in own_rows(arguments, database, tables):
+                yield chunk

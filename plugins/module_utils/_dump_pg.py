@@ -1,0 +1,52 @@
+# Copyright: sunset.crm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""PostgreSQL: where its tools are and how they are called."""
+
+import os
+
+from ansible_collections.sunset.crm.plugins.module_utils import _sqlclient
+
+GLOBALS_END = b"-- PostgreSQL database cluster dump complete"
+
+_PLACES = ("/usr/lib/postgresql/{0}/bin", "/usr/pgsql-{0}/bin", "/usr/lib/postgresql{0}/bin", "/opt/pgsql-{0}/bin")
+
+
+def find_tool(name, major, exists=os.path.exists):
+    """The tool of the server's own version if it is installed: an older pg_dump is refused by the server, a newer one writes an
+    archive that the old pg_restore cannot read."""
+    for place in _PLACES:
+        path = os.path.join(place.format(major), name)
+        if exists(path):
+            return path
+    return name
+
+
+def major(version_num):
+    """150020 -> "15", 90624 -> "9.6"."""
+    if version_num >= 100000:
+        return str(version_num // 10000)
+    return "{0}.{1}".format(version_num // 10000, version_num // 100 % 100)
+
+
+def dump_argv(tool, run_as, target, snapshot):
+    """-C keeps the database's own settings; -Z0 leaves compression to the stream, whose digest is taken before it."""
+    return _sqlclient.as_user(run_as) + [
+        tool, "-Fc", "-Z0", "-C", "--no-password", "--lock-wait-timeout=60s", "--snapshot=" + snapshot, "-d", target]
+
+
+def globals_argv(tool, run_as, target):
+    return _sqlclient.as_user(run_as) + [tool, "--globals-only", "--no-password", "-d", target]
+
+
+def reader_argv(tool):
+    """Reads a custom archive to its end; unlike --list it fails where one is cut."""
+    return [tool, "-f", "/dev/null"]
+
+
+IDENTITY = (
+    "SELECT json_build_array(current_setting('server_version'), current_setting('server_version_num')::int, "
+    "(SELECT system_identifier::text FROM pg_control_system()), (SELECT oid::text FROM pg_database WHERE datname = current_database()), "
+    "pg_is_in_recovery(), (SELECT coalesce(sum(pg_table_size(c.oid)), 0) FROM pg_class c WHERE c.relkind IN ('r', 'm') "
+    "AND c.oid >= 16384) + pg_table_size('pg_largeobject'))"
+)

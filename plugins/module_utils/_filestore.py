@@ -1,0 +1,295 @@
+# Copyright: sunset.crm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A file tree: its manifest by own reading, its archive by tar, and the comparison of a restored tree with the manifest.
+
+Names are bytes. A manifest is a list of entries with `path` (or `path_b64` where the name is not UTF-8), relative to the tree.
+"""
+
+import base64
+import contextlib
+import hashlib
+import json
+import os
+import stat
+import subprocess
+from typing import Any, Dict, List, Tuple  # noqa: F401
+
+from ansible_collections.sunset.crm.plugins.module_utils import _canonical, _sqlclient, _stream
+
+_KINDS = ((stat.S_ISREG, "file"), (stat.S_ISDIR, "directory"), (stat.S_ISLNK, "symlink"), (stat.S_ISFIFO, "fifo"),
+          (stat.S_ISSOCK, "socket"), (stat.S_ISCHR, "character device"), (stat.S_ISBLK, "block device"))
+
+# What an unprivileged restore cannot give back; compared only where the restore ran as root.
+_OWNER = ("uid", "gid")
+
+
+class TreeError(Exception):
+    """The tree cannot be read as one picture; the message names the entry."""
+
+
+def show(name):
+    """A name for people: printable whatever its bytes are."""
+    return ascii(name.decode("utf-8", "backslashreplace"))[1:-1] if isinstance(name, bytes) else name
+
+
+def encode_name(name, key="path"):
+    """{key: text} for UTF-8 names, {key_b64: ...} for others: JSON has no bytes, and replacing characters loses the name."""
+    try:
+        return {key: name.decode("utf-8")}
+    except UnicodeDecodeError:
+        return {key + "_b64": base64.b64encode(name).decode("ascii")}
+
+
+def decode_name(entry, key="path"):
+    if key in entry:
+        return entry[key].encode("utf-8")
+    return base64.b64decode(entry[key + "_b64"])
+
+
+def _xattrs(path):
+    found = {}
+    try:
+        for name in os.listxattr(path, follow_symlinks=False):
+            found[name] = base64.b64encode(os.getxattr(path, name, follow_symlinks=False)).decode("ascii")
+    except OSError:
+        return {}
+    # Set by the kernel for a security module of this machine, not part of the data.
+    found.pop("security.selinux", None)
+    return found
+
+
+def _read_file(path, shown):
+    """(sha256, stat) of a regular file, sure that it was the same from open to end."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC | getattr(os, "O_NOATIME", 0))
+    except PermissionError:
+        descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC)
+    try:
+        before = os.fstat(descriptor)
+        digest = hashlib.sha256()
+        while True:
+            chunk = os.read(descriptor, _stream.CHUNK)
+            if not chunk:
+                break
+            digest.update(chunk)
+        after = os.fstat(descriptor)
+    finally:
+        os.close(descriptor)
+    if (before.st_size, before.st_mtime_ns, before.st_ctime_ns) != (after.st_size, after.st_mtime_ns, after.st_ctime_ns):
+        raise TreeError("{0} changed while it was read".format(shown))
+    return digest.hexdigest(), after
+
+
+def _entry(root, name):
+    path = os.path.join(root, name)
+    shown = show(name)
+    try:
+        found = os.lstat(path)
+        kind = next((text for test, text in _KINDS if test(found.st_mode)), "unknown")
+        entry = dict(encode_name(name), type=kind)
+        if kind == "file":
+            entry["sha256"], found = _read_file(path, shown)
+            entry["size"] = found.st_size
+        elif kind == "symlink":
+            entry.update(encode_name(os.readlink(path), "target"))
+        elif kind.endswith("device"):
+            entry["device"] = [os.major(found.st_rdev), os.minor(found.st_rdev)]
+        entry.update(mode="{0:04o}".format(stat.S_IMODE(found.st_mode)), uid=found.st_uid, gid=found.st_gid, mtime_ns=found.st_mtime_ns)
+        extended = _xattrs(path)
+        if extended:
+            entry["xattrs"] = extended
+    except FileNotFoundError:
+        raise TreeError("{0} vanished while the tree was read".format(shown))
+    except OSError as error:
+        raise TreeError("{0} cannot be read: {1}".format(shown, error.strerror))
+    return entry, found
+
+
+def manifest(root, progress=None):
+    """The entries of everything below root and of root itself ("."), sorted by name. Symlinks are entries, never followed."""
+    root = os.fsencode(root)
+    top = os.stat(root)
+    entries = []
+    links = {}  # type: Dict[Tuple[int, int], List[Dict[str, Any]]]
+    pending = [b"."]
+    while pending:
+        name = pending.pop()
+        entry, found = _entry(root, name)
+        if found.st_dev != top.st_dev:
+            raise TreeError("{0} is on another file system that is mounted inside the file store; declare it as a file store of "
+                            "its own".format(show(name)))
+        if entry["type"] == "unknown":
+            raise TreeError("{0} is of a type that no archive can hold".format(show(name)))
+        if entry["type"] == "directory":
+            pending += _children(root, name)
+        elif found.st_nlink > 1:
+            links.setdefault((found.st_dev, found.st_ino), []).append(entry)
+        entries.append(entry)
+        if progress:
+            progress(len(entries), len(entries) + len(pending))
+    entries.sort(key=decode_name)
+    for group in links.values():
+        if len(group) > 1:
+            first = min(group, key=decode_name)
+            for entry in group:
+                entry.update(encode_name(decode_name(first), "linked"))
+    return entries
+
+
+def _children(root, name):
+    try:
+        found = os.listdir(os.path.join(root, name))
+    except OSError as error:
+        raise TreeError("{0} cannot be listed: {1}".format(show(name), error.strerror))
+    return [child if name == b"." else os.path.join(name, child) for child in found]
+
+
+def manifest_chunks(entries):
+    for entry in entries:
+        yield _canonical.canonical(entry) + b"\n"
+
+
+def manifest_digest(entries):
+    digest = hashlib.sha256()
+    for line in manifest_chunks(entries):
+        digest.update(line)
+    return digest.hexdigest()
+
+
+def read_manifest(lines):
+    """Entries from the lines of a manifest artefact."""
+    return [json.loads(line.decode("ascii")) for line in lines if line.strip()]
+
+
+def totals(entries):
+    """Counts for the ledger, which holds no names."""
+    return {
+        "files": sum(1 for entry in entries if entry["type"] == "file"),
+        "entries": len(entries),
+        "bytes": sum(entry.get("size", 0) for entry in entries),
+        "sockets": sum(1 for entry in entries if entry["type"] == "socket"),
+    }
+
+
+def differences(wanted, found, ignore=()):
+    """Sentences that tell two manifests apart; empty if they say the same."""
+    left = {decode_name(entry): entry for entry in wanted}
+    right = {decode_name(entry): entry for entry in found}
+    told = []
+    for name in sorted(set(left) | set(right)):
+        if name not in right:
+            told.append("{0} is missing".format(show(name)))
+        elif name not in left:
+            told.append("{0} is new".format(show(name)))
+        else:
+            one, other = left[name], right[name]
+            fields = [key for key in sorted(set(one) | set(other)) if key not in ignore and one.get(key) != other.get(key)]
+            if fields:
+                told.append("{0} differs in {1}".format(show(name), ", ".join(fields)))
+    return told
+
+
+def verify_tree(wanted, directory, owners=None):
+    """Compare a restored tree with the manifest of the source: sentences, empty if equal.
+
+    Sockets are not in any archive and are left out. `owners`: compare uid and gid; by default only where we are root, an
+    unprivileged restore cannot give them back (tar_owner_differences() reads them from the archive instead).
+    """
+    owners = os.geteuid() == 0 if owners is None else owners
+    archived = [entry for entry in wanted if entry["type"] != "socket"]
+    ignore = () if owners else _OWNER
+    if not owners:
+        # Only root may set these namespaces.
+        archived = [_without_privileged_xattrs(entry) for entry in archived]
+    return differences(archived, manifest(directory), ignore)
+
+
+def _without_privileged_xattrs(entry):
+    kept = {key: value for key, value in entry.get("xattrs", {}).items() if key.startswith(("user.", "system.posix_acl"))}
+    entry = {key: value for key, value in entry.items() if key != "xattrs"}
+    return dict(entry, xattrs=kept) if kept else entry
+
+
+def tar_owner_differences(wanted, archive):
+    """Compare owners in the headers of a tar stream with the manifest, for a restore that did not run as root."""
+    import tarfile  # only vaults come here
+
+    told = []
+    left = {decode_name(entry): entry for entry in wanted if entry["type"] != "socket"}
+    with tarfile.open(fileobj=archive, mode="r|", encoding="utf-8", errors="surrogateescape") as stream:
+        for member in stream:
+            name = os.path.normpath(member.name.encode("utf-8", "surrogateescape"))
+            entry = left.pop(name, None)
+            if entry is None:
+                told.append("{0} is in the archive only".format(show(name)))
+            elif (member.uid, member.gid) != (entry["uid"], entry["gid"]):
+                told.append("{0} differs in owner".format(show(name)))
+    return told + ["{0} is not in the archive".format(show(name)) for name in sorted(left)]
+
+
+def tar_features(help_text):
+    return {name: "--" + name in help_text for name in ("sort", "xattrs", "acls")}
+
+
+def tar_argv(path, known):
+    argv = ["tar", "--create", "--file=-", "--directory=" + path, "--format=pax", "--numeric-owner", "--sparse", "--one-file-system",
+            "--pax-option=exthdr.name=%d/PaxHeaders/%f,delete=atime,delete=ctime", "--warning=no-file-ignored"]
+    if known["sort"]:
+        argv.append("--sort=name")
+    if known["xattrs"]:
+        argv += ["--xattrs", "--xattrs-include=*"]
+    if known["acls"]:
+        argv.append("--acls")
+    return argv + ["--", "."]
+
+
+def archive_chunks(path):
+    """The tree as a tar stream. tar ends with 1 where a file changed or vanished under it, and says which: that is an error."""
+    done = subprocess.run(["tar", "--help"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
+                          env=_sqlclient.child_environment(), timeout=60)
+    argv = tar_argv(path, tar_features(done.stdout.decode("utf-8", "replace")))
+    return _stream.process_chunks(argv, what="tar")
+
+
+def identity(path):
+    """What tells this file store from another one of the same name: its file system and its inode there."""
+    found = os.stat(path)
+    uuid = None
+    with contextlib.suppress(OSError):
+        for name in os.listdir("/dev/disk/by-uuid"):
+            with contextlib.suppress(OSError):
+                if os.stat(os.path.join("/dev/disk/by-uuid", name)).st_rdev == found.st_dev:
+                    uuid = name
+    return {"path": path, "inode": found.st_ino, "fs_uuid": uuid}
+
+
+def data_size(path):
+    """Bytes the tree takes on its disk, the estimate for staging; unreadable parts are met by the manifest later."""
+    total = 0
+    for directory, _directories, files in os.walk(os.fsencode(path)):
+        for name in files:
+            with contextlib.suppress(OSError):
+                total += os.lstat(os.path.join(directory, name)).st_blocks * 512
+        total += 1024
+    return total
+
+
+def path_problem(path, staging):
+    """Why this tree cannot be archived into that staging place; None if it can."""
+    if not path.startswith("/"):
+        return "path is {0!r}; expected an absolute path".format(path)
+    if os.path.islink(path) or not os.path.isdir(path):
+        return "path {0} is no directory (a link is not followed); expected the directory of the file store".format(path)
+    real, place = os.path.realpath(path), os.path.realpath(staging)
+    if place == real or place.startswith(real.rstrip("/") + "/"):
+        return "staging {0} lies inside the file store {1}; expected a place outside it, the copy would contain itself".format(
+            staging, path)
+    return None
+
+
+def unchanged(spec, record):
+    """Whether the tree is still the one that was archived, by identity and by manifest."""
+    if record["source"].get("identity") != spec["identity"]:
+        return False
+    return manifest_digest(manifest(spec["path"])) == record["source"]["manifest_sha256"]

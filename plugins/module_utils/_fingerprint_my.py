@@ -1,0 +1,203 @@
+# Copyright: sunset.crm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""MariaDB's half of the fingerprint. A row is hashed from exact values: FLOAT is read as DOUBLE, because its own text form has
+six digits, and two different numbers would look the same (so do text dumps, which is how they lose them)."""
+
+import collections
+from typing import Any, Dict, List  # noqa: F401
+
+from ansible_collections.sunset.crm.plugins.module_utils._canonical import digest
+from ansible_collections.sunset.crm.plugins.module_utils._sqlclient import my_identifier, my_literal
+
+# Session SQL mode is emptied so that quotes and || mean the same on every server. The snapshot keeps one picture for all tables
+# of a transactional engine; a table of another engine is only quiet because its writers are.
+PINS = (
+    "SET SESSION sql_mode = ''",
+    "SET SESSION time_zone = '+00:00'",
+    "SET NAMES utf8mb4",
+    "SET SESSION group_concat_max_len = 1048576",
+    "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ",
+)
+METHOD = "sha256/64"
+
+# generation: the expression of a computed column, upper case; "" for an ordinary one.
+Column = collections.namedtuple("Column", "name data_type generation charset")
+
+_TEXT = ("char", "varchar", "enum", "set")
+_LONG_TEXT = ("tinytext", "text", "mediumtext", "longtext", "json")
+_BYTES = ("binary", "varbinary")
+_LONG_BYTES = ("tinyblob", "blob", "mediumblob", "longblob", "geometry", "point", "linestring", "polygon", "multipoint",
+               "multilinestring", "multipolygon", "geometrycollection")
+
+
+def exact_value(name, data_type):
+    """The expression whose printed bytes are equal exactly if two values of this column are equal."""
+    column = my_identifier(name)
+    if data_type in ("float", "double"):
+        return "CAST({0} AS DOUBLE)".format(column)
+    if data_type in _LONG_TEXT or data_type in _LONG_BYTES:
+        # Hashed on its own: a CONCAT longer than max_allowed_packet would be NULL, and a NULL drops out of the sum.
+        return "SHA2({0}, 256)".format(column)
+    if data_type in ("enum", "set"):
+        return "{0} + 0".format(column)
+    if data_type in _TEXT or data_type in _BYTES:
+        return "CAST({0} AS BINARY)".format(column)
+    if data_type == "bit":
+        return "HEX({0})".format(column)
+    return column
+
+
+def row_hash(columns):
+    """64 bits of sha256 over all values, each with its length or N for NULL before it: nothing can shift between columns."""
+    marks, values = [], []
+    for column in columns:
+        value = exact_value(column.name, column.data_type)
+        marks.append("IFNULL(LENGTH({0}),'N')".format(value))
+        values.append("IFNULL({0},'')".format(value))
+    joined = "CONCAT_WS(',',{0})".format(",".join(marks + values))
+    return "CAST(CONV(LEFT(SHA2({0},256),16),16,10) AS DECIMAL(20,0))".format(joined)
+
+
+def contents_expressions(columns):
+    """Rows, sum of the row hashes, rows whose hash could not be formed (those make the fingerprint fail, by name)."""
+    hashed = row_hash(columns)
+    return ["COUNT(*)", "IFNULL(SUM({0}),0)".format(hashed), "IFNULL(SUM({0} IS NULL),0)".format(hashed)]
+
+
+def take(session, database, method=None, progress=None):
+    if method not in (None, METHOD):
+        raise ValueError("method is {0!r}; MariaDB fingerprints are taken with {1!r}".format(method, METHOD))
+    session.lines("START TRANSACTION WITH CONSISTENT SNAPSHOT")
+    try:
+        return _take(session, database, progress)
+    finally:
+        session.lines("COMMIT")
+
+
+def _take(session, database, progress):
+    here = "= {0}".format(my_literal(database))
+    version, found = session.rows(["VERSION()", "DATABASE()"])[0]
+    if found != database:
+        raise ValueError("the session is in database {0!r}, the fingerprint was asked for {1!r}".format(found, database))
+    relations = list_tables(session, database)
+    columns = list_columns(session, database)
+    holders = [(name, kind) for name, kind, _engine in relations if kind in ("BASE TABLE", "SYSTEM VERSIONED")]
+    tables = {}
+    for done, (name, kind) in enumerate(holders):
+        progress(done, len(holders))
+        tables[name] = _contents(session, name, kind, columns.get(name, []))
+    engines = {}  # type: Dict[str, int]
+    for _name, _kind, engine in relations:
+        if engine:
+            engines[engine] = engines.get(engine, 0) + 1
+    return {
+        "version": version,
+        "method": METHOD,
+        "tables": tables,
+        "derived": {},
+        "catalogue": _catalogue(session, relations, here),
+        "globals": _accounts(session, here),
+        "notes": {"engines": engines},
+    }
+
+
+def list_tables(session, database):
+    """[name, kind, engine] of every table, view and sequence."""
+    return session.rows(["TABLE_NAME", "TABLE_TYPE", "ENGINE"], "FROM information_schema.TABLES WHERE TABLE_SCHEMA = {0}".format(
+        my_literal(database)))
+
+
+def list_columns(session, database):
+    """{table: [Column]} of the columns that hold data; virtual ones are computed and stand in the catalogue."""
+    columns = {}  # type: Dict[str, List[Column]]
+    for table, name, kind, extra, generation, charset in session.rows(
+            ["TABLE_NAME", "COLUMN_NAME", "DATA_TYPE", "EXTRA", _generation(session), "CHARACTER_SET_NAME"],
+            "FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = {0} ORDER BY TABLE_NAME, ORDINAL_POSITION".format(
+                my_literal(database))):
+        if "VIRTUAL" in (extra or "").upper():
+            continue
+        columns.setdefault(table, []).append(Column(name, kind.lower(), (generation or "").upper(), charset))
+    return columns
+
+
+def _generation(session):
+    """GENERATION_EXPRESSION came with MariaDB 10.2; before, nothing is generated that has to be told apart."""
+    known = session.rows(["COUNT(*)"], "FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = 'information_schema' AND "
+                         "TABLE_NAME = 'COLUMNS' AND COLUMN_NAME = 'GENERATION_EXPRESSION'")
+    return "GENERATION_EXPRESSION" if known[0][0] == "1" else "NULL"
+
+
+def history(kind, columns):
+    """(suffix of FROM, implicit columns) so that the old versions of a system-versioned table are read too."""
+    if kind != "SYSTEM VERSIONED":
+        return "", []
+    if any(column.generation.startswith("ROW START") for column in columns):
+        return " FOR SYSTEM_TIME ALL", []
+    return " FOR SYSTEM_TIME ALL", [Column(name, "timestamp", name.upper().replace("_", " "), None) for name in ("row_start", "row_end")]
+
+
+def _contents(session, name, kind, columns):
+    suffix, implicit = history(kind, columns)
+    rows, total, unhashed = session.rows(contents_expressions(columns + implicit), "FROM {0}{1}".format(my_identifier(name), suffix))[0]
+    if int(unhashed):
+        raise ValueError("table {0}: {1} rows are too large for max_allowed_packet and could not be hashed; raise it on the "
+                         "server".format(name, unhashed))
+    return {"rows": int(rows), "hash": total}
+
+
+def _digest(payload):
+    return digest(payload)[:32]
+
+
+def _catalogue(session, relations, here):
+    found = {"relation": {}, "sequence": {}, "sequence value": {}}  # type: Dict[str, Dict[str, str]]
+    for name, kind, _engine in relations:
+        if kind == "VIEW":
+            continue
+        shown = session.shown("SHOW CREATE TABLE {0}".format(my_identifier(name)))[0]
+        if kind == "SEQUENCE":
+            found["sequence"][name] = _digest(shown)
+            value = session.rows(["next_not_cached_value", "cycle_count"], "FROM {0}".format(my_identifier(name)))[0]
+            found["sequence value"][name] = "/".join(value)
+        else:
+            found["relation"][name] = _digest(shown)
+    for kind, key, fields, source in _OBJECTS:
+        rows = session.rows([key] + list(fields), "FROM information_schema.{0} {1}".format(source, here))
+        grouped = {}  # type: Dict[str, List[Any]]
+        for row in rows:
+            grouped.setdefault(row[0], []).append(row[1:])
+        found[kind] = {name: _digest(sorted(group, key=repr)) for name, group in grouped.items()}
+    return found
+
+
+# kind, key, what describes it, table and condition. SHOW CREATE VIEW fails for a view with a missing definer; this does not.
+_OBJECTS = (
+    ("database", "'database'", ("DEFAULT_CHARACTER_SET_NAME", "DEFAULT_COLLATION_NAME"), "SCHEMATA WHERE SCHEMA_NAME"),
+    ("view", "TABLE_NAME", ("VIEW_DEFINITION", "CHECK_OPTION", "IS_UPDATABLE", "DEFINER", "SECURITY_TYPE", "CHARACTER_SET_CLIENT",
+                            "COLLATION_CONNECTION"), "VIEWS WHERE TABLE_SCHEMA"),
+    ("routine", "CONCAT(ROUTINE_TYPE, ' ', ROUTINE_NAME)",
+     ("DTD_IDENTIFIER", "ROUTINE_DEFINITION", "IS_DETERMINISTIC", "SQL_DATA_ACCESS", "SECURITY_TYPE", "SQL_MODE", "ROUTINE_COMMENT",
+      "DEFINER", "CHARACTER_SET_CLIENT", "COLLATION_CONNECTION", "DATABASE_COLLATION"), "ROUTINES WHERE ROUTINE_SCHEMA"),
+    ("parameter", "CONCAT(SPECIFIC_NAME, '.', ORDINAL_POSITION)", ("PARAMETER_MODE", "PARAMETER_NAME", "DTD_IDENTIFIER"),
+     "PARAMETERS WHERE SPECIFIC_SCHEMA"),
+    ("trigger", "TRIGGER_NAME", ("EVENT_MANIPULATION", "EVENT_OBJECT_TABLE", "ACTION_ORDER", "ACTION_STATEMENT", "ACTION_TIMING",
+                                 "SQL_MODE", "DEFINER", "CHARACTER_SET_CLIENT", "COLLATION_CONNECTION", "DATABASE_COLLATION"),
+     "TRIGGERS WHERE TRIGGER_SCHEMA"),
+    ("event", "EVENT_NAME", ("DEFINER", "TIME_ZONE", "EVENT_DEFINITION", "EVENT_TYPE", "EXECUTE_AT", "INTERVAL_VALUE", "INTERVAL_FIELD",
+                             "SQL_MODE", "STARTS", "ENDS", "STATUS", "ON_COMPLETION", "EVENT_COMMENT"), "EVENTS WHERE EVENT_SCHEMA"),
+    ("grant on the database", "GRANTEE", ("PRIVILEGE_TYPE", "IS_GRANTABLE"), "SCHEMA_PRIVILEGES WHERE TABLE_SCHEMA"),
+    ("grant on a table", "CONCAT(GRANTEE, ' on ', TABLE_NAME)", ("PRIVILEGE_TYPE", "IS_GRANTABLE"),
+     "TABLE_PRIVILEGES WHERE TABLE_SCHEMA"),
+    ("grant on a column", "CONCAT(GRANTEE, ' on ', TABLE_NAME, '.', COLUMN_NAME)", ("PRIVILEGE_TYPE", "IS_GRANTABLE"),
+     "COLUMN_PRIVILEGES WHERE TABLE_SCHEMA"),
+)
+
+
+def _accounts(session, _here):
+    """Accounts and their server-wide privileges, without anything that authenticates them."""
+    rows = session.rows(["GRANTEE", "PRIVILEGE_TYPE", "IS_GRANTABLE"], "FROM information_schema.USER_PRIVILEGES")
+    grouped = {}  # type: Dict[str, List[Any]]
+    for grantee, privilege, grantable in rows:
+        grouped.setdefault(grantee, []).append([privilege, grantable])
+    return {"account": {name: _digest(sorted(group)) for name, group in grouped.items()}}

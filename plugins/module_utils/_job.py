@@ -1,0 +1,175 @@
+# Copyright: sunset.crm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Long work that goes on without the controller: start it detached, attach to it, read its end.
+
+Private to the collection. Valid for Python 3.6, standard library.
+
+A job is a directory (0700) that holds its code, its spec, C(progress.json), C(result.json) and a lock file.
+The running job holds the lock for its whole life, so "is it alive" never rests on a process number that
+may have been given to another process meanwhile.
+"""
+import errno
+import fcntl
+import json
+import os
+import shutil
+import subprocess
+import sys
+import tempfile
+import time
+from typing import Any, Dict, List, Optional  # noqa: F401
+
+# The job's own frame: takes the lock, then runs the entry file as __main__. Kept as text because it travels with the job.
+FRAME = """
+import fcntl, os, runpy, sys
+directory, entry = sys.argv[1], sys.argv[2]
+lock = os.open(os.path.join(directory, "lock"), os.O_RDWR | os.O_CREAT, 0o600)
+try:
+    fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+except OSError:
+    sys.exit(0)  # another runner of this very job was faster
+log = os.open(os.path.join(directory, "log"), os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+os.dup2(log, 1)
+os.dup2(log, 2)
+open(os.path.join(directory, "started"), "w").close()
+sys.path.insert(0, directory)
+sys.argv = [entry, os.path.join(directory, "spec.json")]
+runpy.run_path(os.path.join(directory, entry), run_name="__main__")
+"""
+
+
+def write_json_atomic(path, value):
+    # type: (str, Any) -> None
+    """Write value as JSON so that a reader sees the old file or the new one, also after a power cut."""
+    fd, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".", suffix=".tmp")
+    try:
+        with os.fdopen(fd, "w") as stream:
+            json.dump(value, stream, sort_keys=True)
+            stream.flush()
+            os.fsync(stream.fileno())
+        os.rename(temporary, path)
+    except BaseException:
+        os.unlink(temporary)
+        raise
+
+
+def read_json(path):
+    # type: (str) -> Optional[Dict[str, Any]]
+    """The JSON object in path; None when there is no such file."""
+    try:
+        with open(path) as stream:
+            return json.load(stream)
+    except IOError as exc:
+        if exc.errno == errno.ENOENT:
+            return None
+        raise
+
+
+def systemd_is_running():
+    # type: () -> bool
+    return os.path.isdir("/run/systemd/system") and shutil.which("systemd-run") is not None
+
+
+class Job(object):
+    """One detached job in C(directory)/C(name)."""
+
+    def __init__(self, directory, name):
+        # type: (str, str) -> None
+        self.name = name
+        self.directory = os.path.join(directory, name)
+
+    def _path(self, name):
+        # type: (str) -> str
+        return os.path.join(self.directory, name)
+
+    def _locked(self):
+        # type: () -> bool
+        try:
+            fd = os.open(self._path("lock"), os.O_RDWR)
+        except OSError:
+            return False
+        try:
+            fcntl.flock(fd, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return False
+        except OSError:
+            return True
+        finally:
+            os.close(fd)
+
+    def status(self):
+        # type: () -> Dict[str, Any]
+        """C(state) is absent, running, done (there is a result) or died (it ended without one)."""
+        running = self._locked()
+        result = read_json(self._path("result.json"))
+        if result is not None and not running:
+            state = "done"
+        elif running:
+            state = "running"
+        else:
+            state = "died" if os.path.exists(self._path("started")) else "absent"
+        return {"state": state, "progress": read_json(self._path("progress.json")) or {}, "result": result or {}}
+
+    def start(self, sources, entry, spec):
+        # type: (Dict[str, str], str, Dict[str, Any]) -> None
+        """Start the job, or attach to it if it is running. A finished or dead job is started anew;
+        what its files say about its progress stays, so that the job itself can resume."""
+        if self._locked():
+            return
+        os.makedirs(self.directory, mode=0o700, exist_ok=True)
+        os.chmod(self.directory, 0o700)
+        for name in ("result.json", "started"):
+            if os.path.exists(self._path(name)):
+                os.unlink(self._path(name))
+        for name, text in sorted(dict(sources, **{"frame.py": FRAME}).items()):
+            with open(self._path(name), "w") as stream:
+                stream.write(text)
+        write_json_atomic(self._path("spec.json"), dict(spec, directory=self.directory))
+        self._spawn([sys.executable, "-I", self._path("frame.py"), self.directory, entry])
+        deadline = time.time() + 30
+        while not os.path.exists(self._path("started")) and time.time() < deadline:
+            time.sleep(0.05)
+
+    def _spawn(self, argv):
+        # type: (List[str]) -> None
+        if systemd_is_running() and os.geteuid() == 0:
+            unit = "sunset-job-%s-%d" % ("".join(c if c.isalnum() else "-" for c in self.name), time.time() * 1000)
+            subprocess.check_call(
+                ["systemd-run", "--quiet", "--collect", "--no-ask-password", "--unit", unit] + argv,
+                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+            )
+            return
+        if os.fork() == 0:
+            os.setsid()
+            if os.fork() == 0:
+                null = os.open(os.devnull, os.O_RDWR)
+                for descriptor in (0, 1, 2):
+                    os.dup2(null, descriptor)
+                os.closerange(3, 1024)
+                os.execv(argv[0], argv)
+            os._exit(0)
+        os.wait()
+
+    def wait(self, timeout, poll=0.2):
+        # type: (float, float) -> Dict[str, Any]
+        """Wait until the job has ended or C(timeout) seconds have passed; return its status."""
+        deadline = time.time() + timeout
+        while True:
+            status = self.status()
+            if status["state"] != "running" or time.time() >= deadline:
+                return status
+            time.sleep(poll)
+
+    def log_tail(self, size=2000):
+        # type: (int) -> str
+        try:
+            with open(self._path("log"), "rb") as stream:
+                return stream.read()[-size:].decode("utf-8", "replace")
+        except IOError:
+            return ""
+
+    def forget(self):
+        # type: () -> None
+        """Remove the files of a job that has ended."""
+        if not self._locked():
+            shutil.rmtree(self.directory, ignore_errors=True)

@@ -1,0 +1,88 @@
+# Copyright: sunset.crm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The way both copying modules go: is the finished copy whole and its source unchanged? If not, start the job or attach to it."""
+
+from ansible_collections.sunset.crm.plugins.module_utils import _dump_job, _staging
+
+OPTIONS = {
+    "staging": {"type": "path", "required": True},
+    "rate": {"type": "int"},
+    "timeout": {"type": "int", "default": 86400},
+}
+
+
+def decide(record, damage, fresh, job_state):
+    """(changed, why). Pure: what was read decides, in check mode as in the real one."""
+    if job_state == "running":
+        return True, "a copy is being made"
+    if record is None:
+        return True, "the job that made a copy was interrupted" if job_state == "died" else "there is no finished copy"
+    if damage:
+        return True, "the staged copy is damaged: " + "; ".join(damage)
+    if not fresh:
+        return True, "the source is not what was copied"
+    return False, "the staged copy is whole and its source unchanged"
+
+
+def observe(staging, is_fresh):
+    """What is there now. The source is only read where the staged copy is whole; nothing else could make it the right one."""
+    job_state = staging.job.status()["state"]
+    record = staging.finished() if job_state != "running" else None
+    damage = staging.damage(record) if record else []
+    fresh = is_fresh(record) if record and not damage else None
+    changed, why = decide(record, damage, fresh, job_state)
+    return record, changed, {
+        "job": job_state, "finished": record["dump_id"] if record else None, "damage": damage, "source_unchanged": fresh, "why": why}
+
+
+def outcome(record):
+    return {"dump_id": record["dump_id"], "artefacts": record["artefacts"], "source": record["source"]}
+
+
+def preserve(rec, staging, spec, is_fresh, data_bytes):
+    """Ends the module. spec goes to the job; is_fresh(record) reads the source; data_bytes is the need if nothing compresses."""
+    problem = staging.problem()
+    if problem:
+        rec.fail(problem)
+    record, changed, before = observe(staging, is_fresh)
+    before["staging_free_bytes"] = staging.free()
+    rec.before(before)
+    if not changed:
+        rec.after(before)
+        rec.finish(changed=False, verdict="yes", result=outcome(record))
+        return
+    if before["job"] != "running":
+        shortage = staging.shortage(data_bytes)
+        if shortage:
+            rec.fail(shortage, free_bytes=before["staging_free_bytes"], need_bytes=data_bytes + _staging.MARGIN)
+    if rec.check_mode:
+        rec.finish(changed=True, verdict="unknown", result={})
+        return
+    staging.prepare()
+    rec.note(act="attached to the running job" if before["job"] == "running" else "started the job", job=staging.job.name)
+    staging.job.start(_staging.sources(_dump_job.TRAVELS + (_dump_job,)), "_dump_job.py", spec)
+    record = finished_record(rec, staging)
+    damage = staging.damage(record)
+    rec.after({"job": "done", "finished": record["dump_id"], "damage": damage})
+    if damage:
+        rec.fail("the copy was finished, but its staged files are not what was written: {0}. Look at the disk of {1}, then run "
+                 "the same command again".format("; ".join(damage), staging.root))
+    rec.finish(changed=True, verdict="yes", result=outcome(record))
+
+
+def finished_record(rec, staging):
+    status = staging.job.wait(rec.params["timeout"])
+    if status["state"] == "running":
+        rec.fail("the copy is still being made after {0} seconds ({1}); it goes on by itself, run the same command again to attach "
+                 "to it".format(rec.params["timeout"], status["progress"].get("phase", "no phase yet")), verdict="unknown")
+    if status["state"] != "done":
+        rec.fail("the job that makes the copy ended without a result ({0}). Nothing it made carries a final name; run the same "
+                 "command again. Its last words: {1}".format(status["state"], staging.job.log_tail(500).strip() or "none"))
+    if not status["result"].get("ok"):
+        rec.fail(status["result"].get("error", "the job reported no reason"))
+    record = staging.finished()
+    if record is None or record != status["result"]["record"]:
+        rec.fail("the job reports a finished copy, but {0} does not hold it; another process changed the staging place".format(
+            staging.record_path))
+    return record

@@ -1,0 +1,185 @@
+# Copyright: sunset.crm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Is each declared item there, who is it, and which media carry it?
+
+Private to the collection; it may change at any time. Valid for Python 3.6. Reads only.
+
+Each answer is {found: yes | no | unknown, identity, media, detail}. "no" is said only where something that would know
+it answered; whatever could not be read is "unknown".
+"""
+import os
+import stat
+from typing import Any, Callable, Dict, List, Optional, Tuple
+
+from ansible_collections.sunset.crm.plugins.module_utils import (
+    _device,
+    _filestore,
+    _scheduler,
+    _service,
+    _sqlclient,
+    _survey,
+    _web,
+)
+from ansible_collections.sunset.crm.plugins.module_utils._survey_media import Media
+
+Row = Dict[str, Any]
+Server = Tuple[str, Any]
+
+
+def answer(found: str, detail: str = "", identity: Optional[Row] = None, media: Optional[List[Row]] = None) -> Row:
+    return {"found": found, "detail": detail, "identity": identity or {}, "media": media or []}
+
+
+class Expected(object):
+    """Looks at the declared items of one host."""
+
+    def __init__(self, read: Callable[..., Any], media: Media) -> None:
+        self.read = read
+        self.media = media
+        # {(engine, where): {database: number of user tables or None}}, for the findings
+        self.servers = {}  # type: Dict[Server, Dict[str, Optional[int]]]
+
+    def look(self, item: Row) -> Row:
+        looks = {
+            "application": self.application,
+            "database": self.database,
+            "filestore": self.filestore,
+            "medium": self.medium,
+        }  # type: Dict[str, Callable[[Row], Row]]
+        if item["kind"] == "container":
+            return answer("unknown", "containers are read through their engine, by sunset.crm.guest_survey")
+        if item["kind"] not in looks:
+            return answer("unknown", "this survey does not know items of the kind %s" % item["kind"])
+        try:
+            return looks[item["kind"]](item)
+        except OSError as err:
+            return answer("unknown", "%s: %s" % (err.filename or item["kind"], err.strerror))
+
+    def application(self, item: Row) -> Row:
+        """Its identity is what its declared files are, so that another program under the same names is another item."""
+        units = _survey.application_units(item)
+        rows = _service.show(self.read, units)
+        if units and not rows:
+            return answer("unknown", "systemd does not answer")
+        lacking, files = [], {}  # type: List[str], Dict[str, Optional[str]]
+        for unit in sorted(rows):
+            if rows[unit].get("LoadState") not in ("loaded", "masked"):
+                lacking.append("unit %s (%s)" % (unit, rows[unit].get("LoadState")))
+            elif rows[unit].get("FragmentPath"):
+                files[unit] = _scheduler.file_digest(rows[unit]["FragmentPath"])
+        for path in (item.get("schedulers") or {}).get("cron_files") or []:
+            files[path] = _scheduler.observe_files([path])[path]["sha256"]
+        site = (item.get("web") or {}).get("site")
+        if site:
+            real = os.path.realpath(site)
+            files[site] = _scheduler.file_digest(_web.original_name(real)) or _scheduler.file_digest(real)
+        lacking.extend(sorted(name for name in files if files[name] is None))
+        if lacking:
+            return answer("no", "missing: " + ", ".join(lacking), identity={"files": files})
+        if not files:
+            return answer("unknown", "its declaration names no unit, cron file or site, so nothing can tell whether it is there")
+        return answer("yes", identity={"files": files})
+
+    def filestore(self, item: Row) -> Row:
+        path = item["path"]
+        try:
+            is_folder = stat.S_ISDIR(os.stat(path).st_mode)
+        except (FileNotFoundError, NotADirectoryError):
+            return answer("no", "%s does not exist" % path)
+        if not is_folder:
+            return answer("no", "%s is not a directory" % path)
+        media = self.media.below([path])
+        detail = "" if media else "%s lies on no block device that can be seen from here" % path
+        return answer("yes", detail, _filestore.identity(path), media)
+
+    def medium(self, item: Row) -> Row:
+        facts = _device.identify(item["device"])
+        if facts["found"] != "yes":
+            return answer(facts["found"], facts["why"])
+        identity = _device.public_identity(facts)
+        wrong = _device.compare_identity(item["identity"], facts) if item.get("identity") else []
+        if wrong:
+            return answer("no", "%s is another device: %s" % (item["device"], "; ".join(wrong)), identity, [identity])
+        return answer("yes", identity=identity, media=[dict(identity, device=item["device"])])
+
+    def database(self, item: Row) -> Row:
+        looks = {"postgresql": self._postgresql, "mariadb": self._mariadb}
+        if item["engine"] not in looks:
+            return answer("unknown", "found engine %r, expected postgresql or mariadb" % item["engine"])
+        try:
+            return looks[item["engine"]](item)
+        except _sqlclient.SqlError as err:
+            return answer("unknown", "the server could not be asked: %s" % err)
+
+    def _lies_where(self, item: Row, places: List[str]) -> Optional[str]:
+        """A server that keeps its data elsewhere than declared is not the declared one."""
+        data = item.get("data")
+        if data and not _survey.is_below(os.path.realpath(places[0]), os.path.realpath(data)):
+            return "the server keeps its data in %s, declared is %s" % (places[0], data)
+        return None
+
+    def _answer_for(self, item: Row, names: Row, places: List[str], identity: Row) -> Row:
+        if item["database"] not in names:
+            return answer("no", "the server answers and has no database %s" % item["database"])
+        wrong = self._lies_where(item, places)
+        if wrong:
+            return answer("no", wrong, identity)
+        media = self.media.below(places)
+        return answer("yes", "" if media else "its data lie on no block device that can be seen", identity, media)
+
+    def _postgresql(self, item: Row) -> Row:
+        port = item.get("port")
+        with _sqlclient.PostgresqlSession("postgres", port=port, socket=item.get("socket")) as session:
+            oids = dict(session.rows(PG_DATABASES))
+            system, folder, where = session.rows(PG_SERVER)[0]
+            places = [folder, folder + "/pg_wal"] + [row[0] for row in session.rows(PG_TABLESPACES)]
+        server = ("postgresql", str(where))
+        if server not in self.servers:
+            self.servers[server] = {
+                name: _pg_tables(name, port, item.get("socket")) for name in oids if name not in _survey.PG_TEMPLATES
+            }
+        identity = {"system_identifier": system, "database": item["database"], "oid": oids.get(item["database"])}
+        return self._answer_for(item, oids, places, identity)
+
+    def _mariadb(self, item: Row) -> Row:
+        with _sqlclient.MariadbSession(socket=item.get("socket")) as session:
+            folder, port = session.rows(["@@datadir", "@@port"])[0]
+            if item.get("port") and int(port) != item["port"]:
+                return answer("unknown", "the server at the local socket uses port %s, declared is %s" % (port, item["port"]))
+            rows = session.rows(["schema_name"], "FROM information_schema.schemata")
+            counts = session.rows(["table_schema", "count(*)"], "FROM information_schema.tables GROUP BY table_schema")
+            # redo, undo and binary logs hold rows too, and may lie on another disk
+            more = [session.rows(["@@" + name])[0][0] for name in MY_PLACES]
+        tables = {name: int(number) for name, number in counts}
+        names = {row[0]: tables.get(row[0], 0) for row in rows}
+        self.servers[("mariadb", str(port))] = names
+        places = [folder]
+        for value, is_file in zip(more, MY_PLACES.values()):  # noqa: B905  (Python 3.6)
+            if value and value.startswith("/"):
+                places.append(os.path.dirname(value) if is_file else value)
+        found = os.stat(folder)
+        identity = {"datadir": folder, "inode": found.st_ino, "uid": found.st_uid, "database": item["database"]}
+        return self._answer_for(item, names, places, identity)
+
+
+PG_DATABASES = "SELECT json_build_array(datname, oid::text) FROM pg_database"
+PG_SERVER = (
+    "SELECT json_build_array((SELECT system_identifier::text FROM pg_control_system()), "
+    "current_setting('data_directory'), current_setting('port'))"
+)
+PG_TABLESPACES = (
+    "SELECT json_build_array(pg_tablespace_location(oid)) FROM pg_tablespace WHERE pg_tablespace_location(oid) <> ''"
+)
+PG_TABLES = "SELECT json_build_array(count(*)) FROM pg_class WHERE relkind IN ('r','p','m','f') AND oid >= 16384"
+# variable -> is it a file name?
+MY_PLACES = {"innodb_log_group_home_dir": False, "innodb_undo_directory": False, "log_bin_basename": True}
+
+
+def _pg_tables(name: str, port: Optional[int], socket: Optional[str]) -> Optional[int]:
+    """How many tables people made there; None if the database lets nobody in."""
+    try:
+        with _sqlclient.PostgresqlSession(name, port=port, socket=socket) as session:
+            return int(session.rows(PG_TABLES)[0][0])
+    except _sqlclient.SqlError:
+        return None

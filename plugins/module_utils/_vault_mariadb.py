@@ -1,0 +1,147 @@
+# Copyright: sunset.crm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A throw-away MariaDB server for a proof: one unix socket, no network, no event scheduler, no binary log.
+
+Private to the collection. Valid for Python 3.6, standard library.
+"""
+import os
+import re
+import signal
+import subprocess
+from typing import Any, Callable, Dict, List, Optional  # noqa: F401
+
+from ansible_collections.sunset.crm.plugins.module_utils._vault import VaultError
+from ansible_collections.sunset.crm.plugins.module_utils._vault_scratch import Feed, Scratch, stop_server  # noqa: F401
+from ansible_collections.sunset.crm.plugins.module_utils._vault_stream import clean_environment
+
+# The source's accounts may change root's way of logging in; this one is in no source.
+ACCOUNT = "sunset_proof"
+BASE_BYTES = 192 << 20
+SETTINGS = [
+    "--skip-networking",
+    "--skip-log-bin",
+    "--skip-slave-start",
+    "--event-scheduler=OFF",
+    "--performance-schema=OFF",
+    "--innodb-flush-log-at-trx-commit=0",
+    "--innodb-doublewrite=0",
+    "--innodb-use-native-aio=0",
+    "--innodb-buffer-pool-size=128M",
+    "--innodb-strict-mode=0",
+    "--max-allowed-packet=1G",
+    "--lower-case-table-names=0",
+]
+# Kept small in memory; the same at creation and at run time.
+FILES = ["--innodb-log-file-size=32M"]
+
+
+def find(names, paths=("/usr/sbin", "/usr/bin", "/usr/libexec", "/usr/local/sbin", "/usr/local/bin")):
+    # type: (List[str], Any) -> str
+    for name in names:
+        for path in paths:
+            if os.access(os.path.join(path, name), os.X_OK):
+                return os.path.join(path, name)
+    raise VaultError("this vault has no %s; install mariadb-server on the vault" % " or ".join(names), verdict="unknown")
+
+
+def numbers(version):
+    # type: (str) -> Any
+    """(10, 11) of "10.11.19-MariaDB-0+deb12u1"; None where there is none."""
+    match = re.search(r"(\d+)\.(\d+)\.\d+", str(version or ""))
+    return (int(match.group(1)), int(match.group(2))) if match else None
+
+
+def check_version(source, here):
+    # type: (str, str) -> None
+    """An older server, or another vendor's, gives no proof that counts."""
+    ours, theirs = numbers(here), numbers(source)
+    if theirs is None:
+        raise VaultError("the source's version %r is not known; expected it in source.version" % (source,), verdict="unknown")
+    if "mariadb" not in source.lower():
+        raise VaultError("the source is %s, not MariaDB; this proof restores MariaDB dumps only" % source, verdict="unknown")
+    if ours is None or ours < theirs:
+        raise VaultError(
+            "the source runs MariaDB %d.%d; this vault has %s; install that version or a newer one on the vault"
+            % (theirs[0], theirs[1], here),
+            verdict="unknown",
+        )
+
+
+def space_needed(plain_bytes):
+    # type: (int) -> int
+    return BASE_BYTES + 3 * plain_bytes + (64 << 20)
+
+
+class Mariadb(object):
+    engine = "mariadb"
+    passes_globals = ("users", "globals")
+
+    def __init__(self, scratch, source):
+        # type: (Scratch, Dict[str, Any]) -> None
+        self.scratch = scratch
+        self.daemon = find(["mariadbd", "mysqld"])
+        self.install = find(["mariadb-install-db", "mysql_install_db"])
+        self.client = find(["mariadb", "mysql"])
+        version = scratch_version(self.daemon)
+        check_version(str(source.get("version") or ""), version)
+        self.not_restored = []  # type: List[str]
+
+    def __enter__(self):
+        # type: () -> Mariadb
+        data = os.path.join(self.scratch.path, "data")
+        self.socket = os.path.join(self.scratch.sub("s"), "m")
+        temporary = self.scratch.sub("t")
+        create = ["--no-defaults", "--datadir=" + data, "--tmpdir=" + temporary, "--auth-root-authentication-method=normal"]
+        self.scratch.run([self.install] + create + ["--skip-test-db"] + FILES, timeout=300)
+        argv = [self.daemon, "--no-defaults", "--datadir=" + data, "--tmpdir=" + temporary, "--socket=" + self.socket]
+        argv += ["--pid-file=" + os.path.join(self.scratch.path, "pid")] + SETTINGS + FILES
+        self.child = self.scratch.server(argv, self.ready, signal.SIGKILL)
+        text = "CREATE USER %s@localhost; GRANT ALL PRIVILEGES ON *.* TO %s@localhost WITH GRANT OPTION;" % (ACCOUNT, ACCOUNT)
+        self.scratch.run(self.argv("root"), text.encode("ascii"))
+        return self
+
+    def __exit__(self, *_exc):
+        # type: (*Any) -> None
+        stop_server(self.child, signal.SIGKILL)
+
+    def argv(self, user):
+        # type: (str) -> List[str]
+        # --binary-mode: without it the client rewrites line ends inside routine bodies.
+        base = [self.client, "--no-defaults", "--protocol=socket", "--socket=" + self.socket, "--user=" + user]
+        return base + ["--default-character-set=utf8mb4", "--batch", "--binary-mode", "--max-allowed-packet=1G"]
+
+    def ready(self):
+        # type: () -> bool
+        if not os.path.exists(self.socket):
+            return False
+        argv = self.argv("root") + ["-e", "SELECT 1"]
+        quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+        return subprocess.call(argv, env=clean_environment(), **quiet) == 0  # type: ignore[call-overload]
+
+    def load_globals(self, text):
+        # type: (bytes) -> None
+        self.scratch.run(self.argv(ACCOUNT), text)
+
+    def feed(self):
+        # type: () -> Feed
+        return Feed(self.scratch, lambda _first: self.argv(ACCOUNT), "the restore")
+
+    def session_arguments(self, database):
+        # type: (str) -> Dict[str, Any]
+        """For _fingerprint.open_session."""
+        return {"database": database, "socket": self.socket, "user": ACCOUNT, "client": self.client}
+
+
+def scratch_version(daemon):
+    # type: (str) -> str
+    done = subprocess.run(
+        [daemon, "--no-defaults", "--version"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=clean_environment(),
+        timeout=60,
+        check=False,
+    )
+    return done.stdout.decode("utf-8", "replace").strip()

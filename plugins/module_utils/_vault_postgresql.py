@@ -1,0 +1,157 @@
+# Copyright: sunset.crm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A throw-away PostgreSQL server for a proof: own bootstrap role, one unix socket, nothing that runs by itself.
+
+Private to the collection. Valid for Python 3.6, standard library.
+"""
+import os
+import re
+import signal
+import subprocess
+from typing import Any, Dict, List, Tuple  # noqa: F401
+
+from ansible_collections.sunset.crm.plugins.module_utils._vault import VaultError
+from ansible_collections.sunset.crm.plugins.module_utils._vault_scratch import Feed, Scratch, stop_server  # noqa: F401
+from ansible_collections.sunset.crm.plugins.module_utils._vault_stream import clean_environment
+
+# Not "postgres": the source's globals create that role themselves, with its password and settings.
+ROLE = "sunset_proof"
+PORT = 5432
+HOME = "/usr/lib/postgresql"
+BASE_BYTES = 128 << 20
+SETTINGS = {
+    "listen_addresses": "",
+    "unix_socket_permissions": "0700",
+    "fsync": "off",
+    "synchronous_commit": "off",
+    "full_page_writes": "off",
+    "wal_level": "minimal",
+    "max_wal_senders": "0",
+    "max_wal_size": "128MB",
+    "min_wal_size": "32MB",
+    "checkpoint_timeout": "30min",
+    "autovacuum": "off",
+    "shared_buffers": "64MB",
+    "maintenance_work_mem": "128MB",
+    "max_locks_per_transaction": "256",
+    "shared_preload_libraries": "",
+    "archive_mode": "off",
+    "log_min_error_statement": "panic",
+    "logging_collector": "off",
+}
+TABLESPACE = re.compile(r'^(CREATE TABLESPACE|ALTER TABLESPACE|(GRANT|REVOKE)\b.*\bON TABLESPACE|COMMENT ON TABLESPACE)\b')
+
+
+def installed(home=HOME):
+    # type: (str) -> List[int]
+    """Major versions whose server is on this vault."""
+    try:
+        names = os.listdir(home)
+    except OSError:
+        return []
+    return sorted(int(n) for n in names if n.isdigit() and os.access(os.path.join(home, n, "bin", "initdb"), os.X_OK))
+
+
+def choose_major(source_version, majors):
+    # type: (str, List[int]) -> int
+    """The source's own major version, else the next newer one; an older server cannot take the dump."""
+    match = re.match(r"(\d+)", str(source_version or ""))
+    if not match:
+        raise VaultError("the source's PostgreSQL version %r is not known; expected it in source.version" % (source_version,))
+    wanted = int(match.group(1))
+    fitting = [major for major in majors if major >= wanted]
+    if not fitting:
+        raise VaultError(
+            "the source runs PostgreSQL %d; this vault has the servers %s; install postgresql-%d (or newer) on the vault"
+            % (wanted, ", ".join(map(str, majors)) or "none", wanted),
+            verdict="unknown",
+        )
+    return fitting[0]
+
+
+def space_needed(plain_bytes):
+    # type: (int) -> int
+    """A custom-format dump holds no indexes; three times its plain size and the write-ahead log stand for both."""
+    return BASE_BYTES + 3 * plain_bytes + (160 << 20)
+
+
+def split_globals(text):
+    # type: (str) -> Tuple[str, List[str]]
+    """The globals without what needs directories of the source, and what was left out."""
+    kept, left_out = [], []
+    for line in text.splitlines(True):
+        if TABLESPACE.match(line):
+            left_out.append(" ".join(line.split()[:3]).rstrip(";"))
+        else:
+            kept.append(line)
+    return "".join(kept), left_out
+
+
+def restore_argv(first, server):
+    # type: (bytes, Postgresql) -> List[str]
+    """pg_restore for the custom format, psql for a plain dump; both stop at the first error."""
+    if first.startswith(b"PGDMP"):
+        extra = ["--no-tablespaces"] if server.without_tablespaces else []
+        return [server.tool("pg_restore"), "-e", "-C", "-h", server.socket, "-p", str(PORT), "-U", ROLE, "-d", "postgres"] + extra
+    return server.psql("postgres")
+
+
+class Postgresql(object):
+    engine = "postgresql"
+    passes_globals = ("globals",)
+
+    def __init__(self, scratch, source):
+        # type: (Scratch, Dict[str, Any]) -> None
+        self.scratch = scratch
+        self.bin = os.path.join(HOME, str(choose_major(source.get("version", ""), installed())), "bin")
+        self.without_tablespaces = False
+        self.not_restored = []  # type: List[str]
+
+    def tool(self, name):
+        # type: (str) -> str
+        return os.path.join(self.bin, name)
+
+    def psql(self, database):
+        # type: (str) -> List[str]
+        where = ["-h", self.socket, "-p", str(PORT), "-U", ROLE, "-d", database]
+        return [self.tool("psql"), "-X", "-q", "-w", "-v", "ON_ERROR_STOP=1"] + where
+
+    def __enter__(self):
+        # type: () -> Postgresql
+        data = os.path.join(self.scratch.path, "data")
+        self.socket = self.scratch.sub("s")
+        self.scratch.run(
+            [self.tool("initdb"), "-D", data, "-U", ROLE, "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]
+            + ["--no-instructions", "--wal-segsize=4"] * (int(self.bin.split("/")[-2]) >= 14),
+            timeout=180,
+        )
+        argv = [self.tool("postgres"), "-D", data, "-k", self.socket, "-p", str(PORT)]
+        for name, value in sorted(SETTINGS.items()):
+            argv += ["-c", "%s=%s" % (name, value)]
+        self.child = self.scratch.server(argv, self.ready, signal.SIGQUIT)
+        return self
+
+    def __exit__(self, *_exc):
+        # type: (*Any) -> None
+        stop_server(self.child, signal.SIGQUIT)
+
+    def ready(self):
+        # type: () -> bool
+        argv = [self.tool("pg_isready"), "-q", "-h", self.socket, "-p", str(PORT)]
+        return subprocess.call(argv, stdin=subprocess.DEVNULL, env=clean_environment()) == 0
+
+    def load_globals(self, text):
+        # type: (bytes) -> None
+        kept, self.not_restored = split_globals(text.decode("utf-8", "surrogateescape"))
+        self.without_tablespaces = bool(self.not_restored)
+        self.scratch.run(self.psql("postgres"), kept.encode("utf-8", "surrogateescape"))
+
+    def feed(self):
+        # type: () -> Feed
+        return Feed(self.scratch, lambda first: restore_argv(first, self), "the restore")
+
+    def session_arguments(self, database):
+        # type: (str) -> Dict[str, Any]
+        """For _fingerprint.open_session."""
+        return {"database": database, "port": PORT, "socket": self.socket, "user": ROLE, "client": self.tool("psql")}

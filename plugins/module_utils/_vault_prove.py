@@ -1,0 +1,348 @@
+# Copyright: sunset.crm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The proof of a stored copy: opened with the package's identity, restored, compared with what the source was.
+
+Private to the collection. Valid for Python 3.6, standard library. A verdict is equal, different or unknown. Equal needs
+every digest on the way and the whole comparison; whatever kept the comparison from being made is unknown.
+"""
+import json
+import os
+import re
+import subprocess
+from typing import Any, Dict, List, Optional, Tuple  # noqa: F401
+
+from ansible_collections.sunset.crm.plugins.module_utils import (
+    _filestore,
+    _fingerprint,
+    _sqlclient,
+    _vault_image,
+    _vault_mariadb,
+    _vault_package,
+    _vault_postgresql,
+    _vault_stream,
+)
+from ansible_collections.sunset.crm.plugins.module_utils._vault import Package, VaultError, read_record, write_record  # noqa: F401
+from ansible_collections.sunset.crm.plugins.module_utils._vault_scratch import Feed, Scratch
+
+SERVERS = {"postgresql": _vault_postgresql, "mariadb": _vault_mariadb}
+CLASSES = {"postgresql": _vault_postgresql.Postgresql, "mariadb": _vault_mariadb.Mariadb}
+MEMORY_LIMIT = 256 << 20
+SHOWN = 100
+
+
+class Artefacts(object):
+    """The stored artefacts of one data set, opened one after another, each digest checked at its end."""
+
+    def __init__(self, package, item, stored, rec):
+        # type: (Package, str, List[Dict[str, Any]], Any) -> None
+        self.package, self.item, self.stored, self.rec = package, item, stored, rec
+        self.checked = []  # type: List[str]
+
+    def of(self, *roles):
+        # type: (*str) -> List[Dict[str, Any]]
+        return [entry for entry in self.stored if entry["role"] in roles]
+
+    def one(self, role):
+        # type: (str) -> Dict[str, Any]
+        found = self.of(role)
+        if len(found) != 1:
+            raise VaultError(
+                "the package holds %d artefacts of role %s for %s; expected one; make the dump again and pull it"
+                % (len(found), role, self.item),
+                verdict="unknown",
+            )
+        return found[0]
+
+    def open(self, entry, sink):
+        # type: (Dict[str, Any], Any) -> None
+        """Decrypt an artefact into sink; every digest must be the recorded one."""
+        path = os.path.join(self.package.folder(self.item), entry["file"] + ".age")
+        codec = _vault_stream.codec_of(entry["file"])
+        facts = _vault_stream.decrypt_into(path, self.package.identity, codec, sink)
+        for key, what in (("cipher_sha256", "ciphertext"), ("sha256", "staged file"), ("plain_sha256", "content")):
+            if entry.get(key) and entry[key] != facts[key]:
+                raise VaultError(
+                    "%s: the %s has sha256 %s; recorded was %s; the stored copy is damaged, pull it again"
+                    % (entry["name"], what, facts[key], entry[key]),
+                    artefact=entry["name"],
+                )
+        self.checked.append(entry["name"])
+        self.rec.note(act="opened and checked", artefact=entry["name"], plain_bytes=facts["plain_bytes"])
+
+    def text(self, entry):
+        # type: (Dict[str, Any]) -> bytes
+        """A small artefact, in memory, checked before it is used."""
+        blocks, total = [], [0]
+
+        def take(block):
+            # type: (bytes) -> None
+            total[0] += len(block)
+            if total[0] > MEMORY_LIMIT:
+                raise VaultError("%s is larger than %d bytes" % (entry["name"], MEMORY_LIMIT), verdict="unknown")
+            blocks.append(block)
+
+        self.open(entry, take)
+        return b"".join(blocks)
+
+    def rest(self):
+        # type: () -> None
+        """Open what no step of the proof has read: no artefact counts as good because nobody looked."""
+        for entry in self.stored:
+            if entry["name"] not in self.checked:
+                self.open(entry, lambda _block: None)
+
+
+def plain_bytes(entries):
+    # type: (List[Dict[str, Any]]) -> int
+    return sum(int(entry.get("plain_bytes") or entry["bytes"] * 10) for entry in entries)
+
+
+# --- databases -----------------------------------------------------------------------------------------------------
+
+def prove_database(engine, artefacts, source, base):
+    # type: (str, Artefacts, Dict[str, Any], str) -> Dict[str, Any]
+    parts, needed = SERVERS[engine], artefacts.one("dump")
+    scratch = Scratch(base, artefacts.package, artefacts.item, parts.space_needed(plain_bytes([needed])))
+    wanted = source_fingerprint(artefacts, source)
+    with scratch, CLASSES[engine](scratch, source) as server:
+        for entry in artefacts.of(*server.passes_globals):
+            server.load_globals(artefacts.text(entry))
+        feed = server.feed()
+        try:
+            artefacts.open(needed, feed)
+            feed.finish()
+        finally:
+            feed.abandon()
+        artefacts.rec.note(act="restored into a throw-away server", engine=engine, artefact=needed["name"])
+        try:
+            with _fingerprint.open_session(engine, **server.session_arguments(wanted["database"])) as session:
+                copy = _fingerprint.take(engine, session, wanted["database"], method=wanted["method"])
+            differences = _fingerprint.compare(wanted, copy)
+        except (_sqlclient.SqlError, ValueError, LookupError) as exc:
+            raise VaultError("the restored copy could not be compared: %s" % exc, verdict="unknown")
+        not_restored = server.not_restored
+    totals = _fingerprint.totals(copy)
+    verdict = _fingerprint.verdict(differences)
+    return {
+        "verdict": "unknown" if not_restored and verdict == "equal" else verdict,
+        "tables": totals["tables"],
+        "rows": totals["rows"],
+        "objects": totals["objects"],
+        "differences": differences[:SHOWN],
+        "differences_total": len(differences),
+        "not_restored": not_restored,
+        "engine_version": copy["version"],
+        "source_version": wanted.get("version"),
+        "version_relation": relation(str(wanted.get("version")), str(copy["version"])),
+        "fingerprint_sha256": _fingerprint.digest(copy),
+        "depth": "restored into a throw-away server of the same name and compared table by table",
+    }
+
+
+def source_fingerprint(artefacts, source):
+    # type: (Artefacts, Dict[str, Any]) -> Dict[str, Any]
+    """The fingerprint that was taken at the source; it must be the one that the ledger knows."""
+    try:
+        found = json.loads(artefacts.text(artefacts.one("fingerprint")).decode("utf-8"))
+        digest = _fingerprint.digest(found)
+    except (ValueError, AttributeError, TypeError):
+        raise VaultError("the fingerprint artefact is no fingerprint; make the dump again", verdict="unknown")
+    if source.get("fingerprint_sha256") != digest:
+        raise VaultError(
+            "the package's fingerprint has the digest %s; the ledger says %s for the source; they are not of the same dump"
+            % (digest, source.get("fingerprint_sha256")),
+            verdict="unknown",
+        )
+    return found
+
+
+def relation(source, here):
+    # type: (str, str) -> str
+    """How the proving server's version stands to the source's: same, same major, newer, unknown."""
+    if source == here:
+        return "same"
+    pattern = r"(\d+)\.(\d+)" if "mariadb" in (source + here).lower() else r"(\d+)()"
+    ours, theirs = re.search(pattern, here), re.search(pattern, source)
+    if not ours or not theirs:
+        return "unknown"
+    if ours.groups() == theirs.groups():
+        return "same major"
+    return "newer"
+
+
+# --- files ---------------------------------------------------------------------------------------------------------
+
+def prove_filestore(artefacts, source, base):
+    # type: (Artefacts, Dict[str, Any], str) -> Dict[str, Any]
+    archives = artefacts.of("archive")
+    entries = manifest_of(artefacts, source)
+    scratch = Scratch(base, artefacts.package, artefacts.item, plain_bytes(archives) + (16 << 20))
+    with scratch:
+        tree = scratch.sub("tree")
+        held = attributes_held(tree)
+        feed = Feed(scratch, lambda _first: tar_argv(tree, held), "tar")
+        owners = _vault_image.PipeReader(lambda archive: _filestore.tar_owner_differences(entries, archive))
+
+        def both(block):
+            # type: (bytes) -> None
+            feed(block)
+            owners(block)
+
+        try:
+            artefacts.open(artefacts.one("archive"), both)
+            feed.finish()
+            told = owners.finish()
+        finally:
+            feed.abandon()
+            owners.abandon()
+        artefacts.rec.note(act="extracted", artefact=artefacts.one("archive")["name"])
+        try:
+            told = sorted(set(told + _filestore.verify_tree(entries, tree)))
+        except _filestore.TreeError as exc:
+            raise VaultError("the extracted tree could not be compared: %s" % exc, verdict="unknown")
+    unchecked = [] if held else attributes_wanted(entries)
+    totals = _filestore.totals(entries)
+    if told and unchecked and all(line.endswith("differs in xattrs") for line in told):
+        verdict = "unknown"
+    else:
+        verdict = "different" if told else "equal"
+    return {
+        "verdict": verdict,
+        "files": totals["files"],
+        "entries": totals["entries"],
+        "bytes": totals["bytes"],
+        # Names of files are customers' data: only how many, and in what.
+        "differences": count_kinds(told),
+        "differences_total": len(told),
+        "not_checked": unchecked,
+        "manifest_sha256": _filestore.manifest_digest(entries),
+        "depth": "extracted and compared entry by entry; owners compared in the archive's headers",
+    }
+
+
+def manifest_of(artefacts, source):
+    # type: (Artefacts, Dict[str, Any]) -> List[Dict[str, Any]]
+    try:
+        entries = _filestore.read_manifest(artefacts.text(artefacts.one("manifest")).splitlines())
+        digest = _filestore.manifest_digest(entries)
+    except (ValueError, TypeError, KeyError):
+        raise VaultError("the manifest artefact is no manifest; make the archive again", verdict="unknown")
+    if source.get("manifest_sha256") != digest:
+        raise VaultError(
+            "the package's manifest has the digest %s; the ledger says %s for the source; they are not of the same archive"
+            % (digest, source.get("manifest_sha256")),
+            verdict="unknown",
+        )
+    return entries
+
+
+def attributes_held(directory):
+    # type: (str) -> bool
+    """Whether the scratch can hold extended attributes of users (tmpfs can since Linux 6.6)."""
+    try:
+        os.setxattr(directory, "user.sunset", b"1")
+        os.removexattr(directory, "user.sunset")
+        return True
+    except OSError:
+        return False
+
+
+def attributes_wanted(entries):
+    # type: (List[Dict[str, Any]]) -> List[str]
+    count = sum(1 for entry in entries if any(name.startswith("user.") for name in entry.get("xattrs", {})))
+    return ["extended attributes of %d entries: the scratch cannot hold them" % count] if count else []
+
+
+def tar_argv(tree, held):
+    # type: (str, bool) -> List[str]
+    argv = ["tar", "--extract", "--file=-", "--directory=" + tree, "--preserve-permissions", "--numeric-owner", "--acls"]
+    return argv + (["--xattrs", "--xattrs-include=user.*"] if held else [])
+
+
+def count_kinds(told):
+    # type: (List[str]) -> List[Dict[str, Any]]
+    """"x differs in size, sha256" -> {"what": "differs in size, sha256", "entries": n}, without the names."""
+    kinds = {}  # type: Dict[str, int]
+    for line in told:
+        match = re.search(r"(differs in [a-z0-9_, ]+|is missing|is new|is in the archive only|is not in the archive)$", line)
+        what = match.group(1) if match else "differs"
+        kinds[what] = kinds.get(what, 0) + 1
+    return [{"what": what, "entries": count} for what, count in sorted(kinds.items())]
+
+
+# --- images --------------------------------------------------------------------------------------------------------
+
+def prove_image(artefacts, _source, _base):
+    # type: (Artefacts, Dict[str, Any], str) -> Dict[str, Any]
+    images, found, layers = artefacts.of("image"), [], 0  # type: Any
+    if not images:
+        raise VaultError("the package holds no image of %s; save it again" % artefacts.item, verdict="unknown")
+    for entry in images:
+        reader = _vault_image.PipeReader(_vault_image.read_members)
+        try:
+            artefacts.open(entry, reader)
+            facts = reader.finish()
+        finally:
+            reader.abandon()
+        wrong, right = _vault_image.problems(facts)
+        found += ["%s: %s" % (entry["name"], line) for line in wrong]
+        layers += right
+    return {
+        "verdict": "different" if found else "equal",
+        "images": len(images),
+        "layers": layers,
+        "differences": found[:SHOWN],
+        "differences_total": len(found),
+        # Never to be read as "it runs".
+        "depth": "structure verified, not started",
+    }
+
+
+# --- the whole -----------------------------------------------------------------------------------------------------
+
+def prove(proof, artefacts, source, base):
+    # type: (str, Artefacts, Dict[str, Any], str) -> Dict[str, Any]
+    if os.geteuid() == 0:
+        raise VaultError("the proof runs as root; expected the vault's unprivileged user: a restore runs foreign code", "unknown")
+    if proof in CLASSES:
+        result = prove_database(proof, artefacts, source, base)
+    else:
+        result = {"filestore": prove_filestore, "image": prove_image}[proof](artefacts, source, base)
+    artefacts.rest()
+    result["artefact_sha256s"] = {entry["name"]: entry["sha256"] for entry in artefacts.stored}
+    return result
+
+
+def question(proof, stored, source):
+    # type: (str, List[Dict[str, Any]], Dict[str, Any]) -> Dict[str, Any]
+    """What a proof record answers; another question needs another proof."""
+    return {
+        "proof": proof,
+        "cipher_sha256": sorted(entry["cipher_sha256"] for entry in stored),
+        "source_sha256": source.get("fingerprint_sha256") or source.get("manifest_sha256"),
+    }
+
+
+def already_proven(package, item, asked):
+    # type: (Package, str, Dict[str, Any]) -> Optional[Dict[str, Any]]
+    """The result of an earlier equal proof of the same question."""
+    record = read_record(package.proof_path(item))
+    if record and record.get("verdict") == "equal" and all(record.get(key) == value for key, value in asked.items()):
+        return record["result"]
+    return None
+
+
+def keep(package, item, asked, result):
+    # type: (Package, str, Dict[str, Any], Dict[str, Any]) -> None
+    record = dict(asked, verdict=result["verdict"], result=result, proven=_vault_package.utc_now())
+    write_record(package.proof_path(item), record)
+
+
+def tool_version(argv):
+    # type: (List[str]) -> str
+    try:
+        done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, timeout=30, check=False)
+    except OSError:
+        return "not there"
+    return (done.stdout.decode("utf-8", "replace").splitlines() or ["unknown"])[0][:80]

@@ -1,0 +1,431 @@
+# Copyright: sunset.crm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The wipe job: keyed overwrite of one device, full read-back, canaries, resume. Runs detached: engine spec.json.
+
+Private to the collection. Valid for Python 3.6, standard library.
+
+The order is: guard, canaries chosen, pass, flush, full verification (must find exactly the canaries), canaries
+overwritten and read again, evidence weighed. ``state.json`` holds what a later start needs; what it says about the
+pass is never believed: the last part is compared with the stream on the device first. ``abort`` (a file) stops it.
+"""
+
+import errno
+import fcntl
+import hashlib
+import json
+import os
+import random
+import sys
+import tempfile
+import time
+from typing import Set  # noqa: F401
+
+try:
+    from ansible_collections.sunset.crm.plugins.module_utils import _device, _wipe_judge, _wipe_pass, _wipe_stream
+except ImportError:  # as a job the file lies beside its helpers, without the collection
+    sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+    import _device  # type: ignore
+    import _wipe_judge  # type: ignore
+    import _wipe_pass  # type: ignore
+    import _wipe_stream  # type: ignore
+
+UNIT = _wipe_judge.UNIT
+MODULES = (_device, _wipe_judge, _wipe_pass, _wipe_stream)  # what travels with this file
+CANARIES = 16
+RECHECK = 64 << 20  # how much before a checkpoint is compared again
+CHECKPOINT_SECONDS = 5.0
+PROGRESS_SECONDS = 0.5
+
+
+class Refused(Exception):
+    """The device may not be written; carries the reasons."""
+
+    def __init__(self, reasons):
+        Exception.__init__(self, "; ".join(reasons))
+        self.reasons = reasons
+
+
+class Aborted(Exception):
+    """A person asked the job to stop."""
+
+
+def read_text(path):
+    try:
+        with open(path) as handle:
+            return handle.read().strip()
+    except (OSError, IOError):
+        return None
+
+
+def read_json(path):
+    text = read_text(path)
+    try:
+        return json.loads(text) if text else None
+    except ValueError:
+        return None  # a torn file counts as none; the device itself is asked anyway
+
+
+def write_json(path, value, sync=True):
+    fd, temporary = tempfile.mkstemp(dir=os.path.dirname(path), prefix=".", suffix=".tmp")
+    with os.fdopen(fd, "w") as handle:
+        json.dump(value, handle, sort_keys=True)
+        handle.flush()
+        if sync:
+            os.fsync(handle.fileno())
+    os.rename(temporary, path)
+
+
+def utc(seconds):
+    return time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime(seconds))
+
+
+def key_digest(key):
+    return hashlib.sha256(key).hexdigest()
+
+
+def open_exclusive(path, tries=20):
+    """Open for direct writing, claimed: fails while anything in the kernel (mount, swap, dm ...) holds the device."""
+    flags = os.O_RDWR | os.O_EXCL | os.O_CLOEXEC | os.O_DIRECT | os.O_NONBLOCK
+    for attempt in range(tries):
+        try:
+            return os.open(path, flags)
+        except OSError as err:
+            # udev and friends look at new devices for a moment; only a lasting claim is a refusal
+            if err.errno != errno.EBUSY or attempt + 1 == tries:
+                raise Refused(["%s cannot be opened for exclusive writing: %s" % (path, err.strerror)])
+        time.sleep(0.05)
+    raise Refused(["%s cannot be opened" % path])
+
+
+class Wipe:
+    """One device, one key, one state file."""
+
+    def __init__(self, spec, directory):
+        self.spec, self.directory = spec, directory
+        self.key = bytes(bytearray.fromhex(spec["key"]))
+        self.started = time.time()
+        self.state = {}
+        self.fd = -1
+        self.found = {}
+        self.size = 0
+        self.phase = "guard"
+        self.sessions_before = 0.0
+
+    def path(self, name):
+        return os.path.join(self.directory, name)
+
+    # --- the guard ---------------------------------------------------------------------------------------------------
+
+    def open(self):
+        """Open and claim the device, then judge that very descriptor. Nothing is written before this returns."""
+        device = self.spec["device"]
+        before = _device.identify(device)
+        held = _device.blocking_holders(_device.holders(device)) if before["found"] == "yes" else []
+        root = _device.running_root_devices()
+        reasons = self._judge(before, held, root)
+        if reasons:
+            raise Refused(reasons)
+        self.fd = open_exclusive(device)
+        self.found = _device.identify(self.fd)
+        # from now on the claim is ours: what else was found before is asked again on the opened descriptor
+        reasons = self._judge(self.found, [], root)
+        if reasons:
+            raise Refused(reasons)
+        self.size = self.found["size"]
+
+    def _judge(self, found, held, root):
+        spec = self.spec
+        return _wipe_judge.refusals(
+            spec.get("identity") or {}, found, held, root, spec.get("protected"), bool(spec.get("waiver"))
+        )
+
+    # --- state -------------------------------------------------------------------------------------------------------
+
+    def load(self):
+        identity = _device.public_identity(self.found)
+        state = read_json(self.path("state.json")) or {}
+        if state.get("identity") != identity or state.get("key_sha256") != key_digest(self.key) or state.get("ended"):
+            state = {
+                "identity": identity, "key_sha256": key_digest(self.key), "phase": "new", "offset": 0, "canaries": [],
+                "planted": 0, "bad": [], "sessions": [], "first_started": self.started,
+            }  # fmt: skip
+        if state.get("boot_id") != self._boot_id():
+            # the kernel's counters begin anew with the machine: what came before can no longer be confirmed by them
+            state["counters"] = self._counters() if state["phase"] == "new" else None
+            state["boot_id"] = self._boot_id()
+        self.state = state
+        self.sessions_before = sum(item["seconds"] for item in state["sessions"])
+        state["sessions"] = state["sessions"] + [{"started": utc(self.started), "seconds": 0.0, "pid": os.getpid()}]
+
+    def save(self, **changes):
+        self.state.update(changes)
+        self.state["sessions"][-1]["seconds"] = round(time.time() - self.started, 3)
+        write_json(self.path("state.json"), self.state)
+
+    def _boot_id(self):
+        return read_text("/proc/sys/kernel/random/boot_id")
+
+    def _counters(self):
+        text = read_text("/sys/dev/block/%s/stat" % self.found["number"])
+        pair = _wipe_judge.parse_stat(text)
+        return list(pair) if pair[0] is not None else None
+
+    def progress(self, done, rate=None, total=None):
+        if os.path.exists(self.path("abort")):
+            raise Aborted("stopped by request at %d of %d bytes (%s)" % (done, self.size, self.phase))
+        total = total or self.size
+        report = {
+            "phase": self.phase, "done": done, "total": total, "percent": round(100.0 * done / total, 2),
+            "bytes_per_second": rate, "started": utc(self.started), "updated": utc(time.time()), "pid": os.getpid(),
+        }  # fmt: skip
+        write_json(self.path("progress.json"), report, sync=False)
+
+    # --- the steps ---------------------------------------------------------------------------------------------------
+
+    def _pass(self, work, start=0, checkpoint=None):
+        """Run a pass from ``start`` to the end with progress; ``checkpoint(offset)`` now and then."""
+        runner = _wipe_pass.Runner(work, start, self.size, self.spec.get("workers") or _wipe_pass.workers())
+        began, last = time.time(), time.time()
+        with runner:
+            while not runner.wait(PROGRESS_SECONDS):
+                done = runner.done_to()
+                self.progress(done, int((done - start) / max(time.time() - began, 0.001)))
+                if checkpoint and time.time() - last >= self.spec.get("checkpoint_seconds", CHECKPOINT_SECONDS):
+                    checkpoint(done)
+                    last = time.time()
+        self.progress(self.size, int((self.size - start) / max(time.time() - began, 0.001)))
+        return round(time.time() - began, 3)
+
+    def flush(self):
+        os.fsync(self.fd)
+        try:
+            fcntl.ioctl(self.fd, _device.BLKFLSBUF, 0)  # drop cached pages, so that later readers see the device
+        except (OSError, IOError):
+            pass
+
+    def choose_canaries(self):
+        """Unpredictable places that the pass leaves out. Where the stream is there already (a second wipe with the
+        same key) the place gets noise, so that there is something for the verifier to find."""
+        units = max(self.size // UNIT, 1)
+        wanted = min(CANARIES, max(1, units // 8))
+        worker = _wipe_pass.Worker(self.fd, self.key, self.size)
+        chooser, planted = random.SystemRandom(), 0
+        canaries = set()  # type: Set[int]
+        for _attempt in range(wanted * 8):
+            if len(canaries) == wanted:
+                break
+            place = chooser.randrange(units) * UNIT
+            try:
+                if place not in canaries and worker.holds_stream(place, min(UNIT, self.size - place)):
+                    worker.write_bytes(place, os.urandom(min(UNIT, self.size - place)))
+                    planted += 1
+                canaries.add(place)
+            except OSError:
+                continue  # an unreadable place is no canary; the pass will name it
+        worker.close()
+        self.save(phase="write", canaries=sorted(canaries), planted=planted, offset=0)
+
+    def resume_offset(self):
+        """Where the stream on the device ends. The checkpoint is only a hint: what lies before it is compared."""
+        hint = min(int(self.state.get("offset") or 0), self.size) // _wipe_pass.BLOCK * _wipe_pass.BLOCK
+        checker = _wipe_pass.Worker(self.fd, self.key, self.size, self.state["canaries"], self.state["bad"])
+        start, upper, checked = hint, hint, 0
+        while upper > 0:  # back: until a whole stretch holds the stream
+            lower = max(0, upper - RECHECK)
+            wrong = [o for o in range(lower, upper, _wipe_pass.BLOCK) if not checker.block_holds_stream(o)]
+            checked += upper - lower
+            if not wrong:
+                break
+            start = upper = wrong[0]
+            if wrong[0] > lower:
+                break
+        if start == hint:
+            while start < self.size and checker.block_holds_stream(start):  # and on, as far as the stream goes
+                checked += min(_wipe_pass.BLOCK, self.size - start)
+                start += _wipe_pass.BLOCK
+        checker.close()
+        return min(start, self.size), hint, checked
+
+    def write(self):
+        start, bad = 0, set(self.state["bad"])
+        if self.state["phase"] == "new":
+            self.choose_canaries()
+        else:
+            start, hint, checked = self.resume_offset()
+            self.state["sessions"][-1].update(checkpoint=hint, rechecked_bytes=checked, resumed_from=start)
+        work = _wipe_pass.WritePass(self.fd, self.key, self.size, self.state["canaries"], self.spec.get("rate"), bad)
+
+        def checkpoint(offset):
+            os.fsync(self.fd)  # only what the device has confirmed may be called written
+            self.still_the_same()
+            self.save(offset=offset, bad=sorted(work.bad))
+
+        self.phase = "write"
+        seconds = self._pass(work, start, checkpoint)
+        self.flush()
+        self.still_the_same()
+        self.save(phase="verify", offset=self.size, bad=sorted(work.bad), write_seconds=seconds)
+
+    def still_the_same(self):
+        differences = _device.compare_identity(_device.public_identity(self.found), _device.identify(self.fd))
+        if differences:
+            raise _wipe_pass.Broken("the device changed under the job: %s" % "; ".join(differences))
+
+    def verify(self):
+        self.phase = "verify"
+        work = _wipe_pass.VerifyPass(self.fd, self.key, self.size, self.spec.get("rate"))
+        before = self._counters()
+        seconds = self._pass(work)
+        after = self._counters()
+        facts = _wipe_judge.judge_verification(
+            self.state["canaries"], work.mismatched, work.unreadable, self.state["bad"], self.size, work.bytes_read
+        )
+        facts.update(mode="full", seconds=seconds, unreadable=sorted(work.unreadable))
+        facts["accounting"] = _wipe_judge.judge_accounting(
+            before and before[0], after and after[0], work.bytes_read, before is not None
+        )
+        self.save(phase="canaries" if facts["verdict"] == "yes" else "verified", verification=facts)
+
+    def wipe_canaries(self):
+        """Overwrite what was left out and read exactly that again."""
+        self.phase = "canaries"
+        worker = _wipe_pass.Worker(self.fd, self.key, self.size)
+        wrong, failed = [], []
+        for place in self.state["canaries"]:
+            try:
+                worker.write_stream(place, min(UNIT, self.size - place))
+            except OSError:
+                failed.append(place)
+        self.flush()
+        for place in self.state["canaries"]:
+            try:
+                if place not in failed and not worker.holds_stream(place, min(UNIT, self.size - place)):
+                    wrong.append(place)
+            except OSError:
+                failed.append(place)
+        worker.close()
+        bad = sorted(set(self.state["bad"]) | set(failed))
+        reasons = ["%d canaries are still there" % len(wrong)] if wrong else []
+        facts = {"verdict": "no" if wrong else "yes", "reasons": reasons, "wiped": len(self.state["canaries"])}
+        self.save(phase="verified", reverification=facts, bad=bad)
+
+    # --- the end -----------------------------------------------------------------------------------------------------
+
+    def result(self):
+        state, verification = self.state, dict(self.state["verification"])
+        unreadable = verification.pop("unreadable", [])
+        errors = _wipe_judge.unit_ranges(set(state["bad"]) | set(unreadable), self.size)
+        counters, now = state.get("counters"), self._counters()
+        wanted = self.size - _wipe_judge.range_bytes(errors)
+        accounting = {
+            "written": _wipe_judge.judge_accounting(
+                counters and counters[1], now and now[1], wanted, counters is not None
+            ),
+            "read": verification.pop("accounting"),
+        }
+        reverified = state.get("reverification") or {"verdict": "no", "reasons": ["not done: the first one failed"]}
+        after = _device.identify(self.fd)
+        differences = _device.compare_identity(_device.public_identity(self.found), after)
+        word, reasons, exceptions = _wipe_judge.outcome(verification, reverified, accounting, differences, errors)
+        verification["canaries_wiped"] = reverified.get("wiped", 0) if reverified["verdict"] == "yes" else 0
+        verification["canaries_planted"] = state["planted"]
+        ended = time.time()
+        return {
+            "outcome": word, "reasons": reasons, "exceptions": exceptions,
+            "device": self.spec["device"], "identity": _device.public_identity(after), "found": after,
+            "size": self.size, "logical_block": after["logical_block"], "byte_ranges": [[0, self.size]],
+            "error_ranges": errors[: _wipe_judge.LISTED_RANGES],
+            "algorithm": algorithm(self.key), "verification": verification, "accounting": accounting,
+            "classes": _wipe_judge.classes(after["kind"]), "started": utc(state["first_started"]),
+            "ended": utc(ended), "seconds": round(self.sessions_before + ended - self.started, 3),
+            "write_seconds": state.get("write_seconds"), "sessions": state["sessions"],
+            "authorisation_sha256": self.spec.get("authorisation_sha256"), "tools": tools(),
+        }  # fmt: skip
+
+    def run(self):
+        """The whole job. Returns the result; what is not a result (a kill) leaves the state for the next start."""
+        try:
+            self.open()
+            self.load()
+            if self.state["phase"] in ("new", "write"):
+                self.write()
+            if self.state["phase"] == "verify":
+                self.verify()
+            if self.state["phase"] == "canaries":
+                self.wipe_canaries()
+            result = self.result()
+            self.save(ended=utc(time.time()))
+        except Refused as err:
+            result = self.short("refused", err.reasons)
+        except Aborted as err:
+            result = self.short("aborted", [str(err)])
+        except (_wipe_pass.Broken, _wipe_stream.StreamError, OSError) as err:
+            result = self.short("failed", [str(err)])
+        finally:
+            if self.fd >= 0:
+                os.close(self.fd)
+        write_json(self.path("result.json"), result)
+        return result
+
+    def short(self, word, reasons):
+        found = self.found or _device.identify(self.spec["device"])
+        return {
+            "outcome": word, "reasons": reasons, "exceptions": [], "device": self.spec["device"], "phase": self.phase,
+            "identity": _device.public_identity(found), "found": found, "size": found.get("size"),
+            "started": utc(self.started), "ended": utc(time.time()), "tools": tools(),
+        }  # fmt: skip
+
+
+def algorithm(key):
+    return {
+        "name": "AES-256-CTR keystream over zeros",
+        "counter": "128 bit, big-endian, value = byte offset / 16",
+        "passes": 1,
+        "key_sha256": key_digest(key),
+    }
+
+
+def tools():
+    try:
+        crypto = _wipe_stream.libcrypto_version()
+    except _wipe_stream.StreamError:
+        crypto = "none"
+    digest = hashlib.sha256()
+    for module in MODULES + (sys.modules[__name__],):
+        with open(str(module.__file__), "rb") as handle:
+            digest.update(handle.read())
+    return {
+        "engine_sha256": digest.hexdigest(), "libcrypto": crypto, "kernel": os.uname().release,
+        "python": "%d.%d.%d" % sys.version_info[:3],
+    }  # fmt: skip
+
+
+def sample(device, key, count=64):
+    """Read-only: do the first, the last and ``count`` unpredictable places hold the stream? (wrong, read)"""
+    fd = os.open(device, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        size = _device.identify(fd)["size"] or 0
+        if not size:
+            return [0], []
+        units = (size + UNIT - 1) // UNIT
+        chooser = random.SystemRandom()
+        places = sorted({0, (units - 1) * UNIT} | {chooser.randrange(units) * UNIT for _number in range(count)})
+        worker = _wipe_pass.Worker(fd, key, size)
+        wrong = [place for place in places if not worker.holds_stream(place, min(UNIT, size - place))]
+        worker.close()
+        return wrong, places
+    finally:
+        os.close(fd)
+
+
+def main(argv):
+    with open(argv[1]) as handle:
+        spec = json.load(handle)
+    directory = spec.get("directory") or os.path.dirname(os.path.abspath(argv[1]))
+    result = Wipe(spec, directory).run()
+    return 0 if result["outcome"].startswith("sanitised") else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv))

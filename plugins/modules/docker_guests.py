@@ -1,0 +1,200 @@
+#!/usr/bin/python
+# Copyright: sunset.crm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# This file is documentation: the act itself runs on the control node, in the action plugin of the same name.
+
+DOCUMENTATION = r"""
+module: docker_guests
+short_description: Stop, save or start the containers of one stack, with proof of how each ended
+version_added: 0.1.0
+description:
+  - Works on all containers of one Docker engine that carry O(label), and on nothing else. The engine is reached through
+    the connection that Ansible has to its host (same user, key, port, jump host and become); nothing is installed there.
+  - The set must be exactly O(containers). A container that is missing, or is there without being expected, is refused by
+    name before anything is touched; so are containers that belong to Swarm, Kubernetes or a systemd unit, half-removed
+    ones, running ones that were started with C(--rm), and dependencies in a circle.
+  - O(state=stopped) first sets every restart policy to V(no), then sends each container its own stop signal. Requests go
+    out together, but a container is asked only when all that stand on it (Compose dependencies, links, shared network or
+    volumes) are off. Nothing is killed unless O(force_after) says so.
+  - O(state=saved) writes the definition and the image of each stopped container into O(staging) on its host, with
+    digests taken in the stream. Volumes are listed with their place on the host and are not part of the image.
+  - O(state=started) puts the recorded restart policies back and starts exactly those that ran.
+options:
+  item:
+    description: Identity of the plan's item.
+    type: str
+    required: true
+  state:
+    description: What the set is to be.
+    type: str
+    choices: [stopped, started, saved]
+    required: true
+  label:
+    description: The label that picks the set, as C(key=value).
+    type: str
+    required: true
+  containers:
+    description:
+      - The names that are expected. Taken from the plan.
+      - Required for O(state=stopped) and O(state=saved).
+    type: list
+    elements: str
+  timeout:
+    description: Seconds that each container has, from its own request, to end or to start.
+    type: float
+    default: 120
+  force_after:
+    description:
+      - Seconds after which a container that did not end is killed. Not set means never.
+      - A killed container's end is recorded as V(by force), and RV(result.way) is V(forced).
+      - Must be shorter than O(timeout).
+    type: float
+  force_allowed_by:
+    description: Name of the person who allowed the killing. Recorded. Required with O(force_after).
+    type: str
+  former:
+    description: For O(state=started), the RV(result.former) that the ledger keeps. Filled in by the action plugin.
+    type: dict
+  socket:
+    description: The engine's socket on its host.
+    type: path
+    default: /var/run/docker.sock
+  staging:
+    description:
+      - Directory on the engine's host for O(state=saved). Must lie on a medium that is wiped.
+      - Required for O(state=saved).
+    type: str
+  receipt:
+    description: Set by the collection's action plugin.
+    type: dict
+attributes:
+  check_mode:
+    description: Takes the same decision without acting.
+    support: full
+  diff_mode:
+    description: Returns before and after in the evidence instead.
+    support: none
+requirements:
+  - Python package C(docker) on the control node
+  - Python 3 on the host, or else C(socat) or the C(docker) command for stopping and starting
+  - a connection of type V(ssh) that logs in with a key, or V(local)
+notes:
+  - A container that ends with exit code 137 without a kill that the engine knows of gets the end V(unknown), since the
+    number alone does not say whether something outside the engine killed it.
+  - The former state is noted in the ledger before the first change, so that a run that was interrupted between policy and
+    stop does not take its own doing for what was there before.
+seealso:
+  - module: sunset.crm.host_power
+  - module: sunset.crm.filestore_archive
+author:
+  - sunset.crm contributors
+"""
+
+EXAMPLES = r"""
+- name: Stop the shop's containers
+  sunset.crm.docker_guests:
+    item: container:shop
+    state: stopped
+    label: com.example.stack=shop
+    containers: [shop-web, shop-worker, shop-db]
+    timeout: 180
+
+- name: Save what the containers are
+  sunset.crm.docker_guests:
+    item: container:shop
+    state: saved
+    label: com.example.stack=shop
+    containers: [shop-web, shop-worker, shop-db]
+    staging: /srv/shop/.sunset-staging
+"""
+
+RETURN = r"""
+result:
+  description: What later steps and the ledger read.
+  returned: always
+  type: dict
+  contains:
+    guests:
+      description:
+        - For O(state=stopped), each container's end by name.
+        - C(how) is one of V(by itself), V(by force), V(already off), V(unknown), V(still running), V(not asked); C(graceful) is
+          V(yes), V(no) or V(unknown).
+      returned: when the set was looked at after acting
+      type: dict
+      sample:
+        shop-db:
+          id: 0f2a
+          how: by itself
+          graceful: 'yes'
+          detail: exit code 0
+          seconds: 6.1
+          before: {status: running, exit_code: 0}
+          after: {status: exited, exit_code: 0}
+          policy_before: always
+          policy_after: 'no'
+    way:
+      description: The word that the worst end of the set deserves; V(graceful), V(forced), V(unknown) or V(running).
+      returned: O(state=stopped)
+      type: str
+      sample: graceful
+    forced:
+      description: Names of the containers that this call killed.
+      returned: O(state=stopped)
+      type: list
+      elements: str
+      sample: []
+    former:
+      description: What O(state=started) puts back.
+      returned: O(state=stopped)
+      type: dict
+      sample:
+        shop-db:
+          id: 0f2a
+          power: 'on'
+          policy: {Name: always, MaximumRetryCount: 0}
+    artefacts:
+      description: For O(state=saved), the staged files with their digests, and those of their plain content.
+      returned: O(state=saved)
+      type: list
+      elements: dict
+      sample:
+        - name: shop-db-image
+          role: image
+          path: /srv/shop/.sunset-staging/shop-db-0f2a.image.tar.gz
+          sha256: 9c56
+          bytes: 1048576
+          plain_sha256: 51ab
+          plain_bytes: 4194304
+          codec: gzip
+    volumes:
+      description: For O(state=saved), the named volumes, where they lie on the host, and who uses them.
+      returned: O(state=saved)
+      type: list
+      elements: dict
+      sample:
+        - {name: shop-data, driver: local, options: [], mountpoint: /var/lib/docker/volumes/shop-data/_data, containers: [shop-db]}
+    started:
+      description: Names that were started.
+      returned: O(state=started)
+      type: list
+      elements: str
+      sample: [shop-db, shop-web]
+    released:
+      description: Names whose restart policy was put back.
+      returned: O(state=started)
+      type: list
+      elements: str
+      sample: [shop-db]
+evidence:
+  description: Before, actions, after, verdict, times and tool versions, as it enters the ledger.
+  returned: always
+  type: dict
+  sample: {verdict: 'yes'}
+evidence_sha256:
+  description: Digest of the evidence.
+  returned: always
+  type: str
+  sample: 2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae
+"""

@@ -1,0 +1,133 @@
+#!/usr/bin/python
+# Copyright: sunset.crm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+DOCUMENTATION = r"""
+module: filestore_archive
+short_description: Make a copy of a file tree that can be proven later
+version_added: 0.1.0
+description:
+  - Archives a directory with C(tar) into a staging directory, beside a manifest that this module makes by reading the tree
+    itself (type, size, mode, owner, time, extended attributes and SHA-256 of every entry).
+  - The manifest is taken before and after the archive and must be equal. A file that changes or vanishes while it is read is an
+    error that names it.
+  - Owners, modes, times, ACLs, extended attributes, hard links, sparse files and names of any bytes are kept. Symbolic links are
+    kept as links and never followed. Sockets are listed in the manifest, no archive can hold them.
+  - The work is done by a detached job. A second run attaches to it, makes a killed one again, and changes nothing where the
+    staged copy is whole and the tree is still the same.
+options:
+  item:
+    description: Identity of the plan's item.
+    type: str
+    required: true
+  path:
+    description: The directory to archive. Another file system mounted inside it is refused, declare it as an item of its own.
+    type: path
+    required: true
+  staging:
+    description:
+      - Directory for the staged copy. It is made with mode 0700, its parent must exist.
+      - It must not lie inside O(path). Choose a place on a medium that is wiped later.
+    type: path
+    required: true
+  rate:
+    description: Most bytes a second to read from the tree on average. Not limited by default.
+    type: int
+  timeout:
+    description: Seconds to wait for the job. It goes on by itself when they have passed.
+    type: int
+    default: 86400
+  receipt:
+    description: Set by the collection's action plugin; without it the module refuses to act.
+    type: dict
+attributes:
+  check_mode:
+    description: Takes the same decision without acting.
+    support: full
+  diff_mode:
+    description: Returns before and after in the evidence instead.
+    support: none
+notes:
+  - The result holds no file names, they may be personal data. They are in the manifest, which is an artefact.
+seealso:
+  - module: sunset.crm.database_dump
+author:
+  - sunset.crm contributors
+"""
+
+EXAMPLES = r"""
+- name: Copy the uploads of the CRM
+  sunset.crm.filestore_archive:
+    item: filestore:creme-uploads
+    path: /srv/creme/media/upload
+    staging: /srv/creme/.sunset-staging
+"""
+
+RETURN = r"""
+result:
+  description: What the later steps need to know of the copy.
+  returned: success
+  type: dict
+  contains:
+    dump_id:
+      description: Short name of the copied content.
+      type: str
+      sample: 71c0b4f2a9d35e18
+    artefacts:
+      description: The staged files, with digests and sizes before (plain) and after compression.
+      type: list
+      elements: dict
+      sample:
+        - name: filestore-creme-uploads.71c0b4f2a9d35e18.tar.zst
+          role: archive
+          path: /srv/creme/.sunset-staging/filestore-creme-uploads/71c0b4f2a9d35e18/filestore-creme-uploads.71c0b4f2a9d35e18.tar.zst
+          codec: zstd
+          sha256: 7a33f0b7c1b54c0c8a2f6f9d0c51f3a4cf5ad24ad4ad44ee3aa0ed71b33a3f8b
+          bytes: 1234567
+          plain_sha256: 0f6b5c6ad9a1d43f4e6a5a0a4b0e5b1c9f1d8e7c6b5a49382716050403020100
+          plain_bytes: 2345678
+    source:
+      description: What was copied.
+      type: dict
+      sample:
+        files: 312
+        entries: 340
+        bytes: 2300000
+        sockets: 0
+        manifest_sha256: 71c0b4f2a9d35e18f0a53c5b0c9d2d8a60c1b9e5cf1ed1d4e4d5d2ac9a0f4b7e
+        consistency: manifest equal before and after the archive
+        identity: {path: /srv/creme/media/upload, inode: 2, fs_uuid: 0a5a3c3e-1e0f-4f4c-9a70-5b7a2f1f0d11}
+evidence:
+  description: What was found, done and found afterwards; goes into the ledger.
+  returned: always
+  type: dict
+  sample: {module: filestore_archive, item: "filestore:creme-uploads", verdict: "yes"}
+evidence_sha256:
+  description: Digest of the evidence as the module gave it away.
+  returned: always
+  type: str
+  sample: 0f6b5c6ad9a1d43f4e6a5a0a4b0e5b1c9f1d8e7c6b5a49382716050403020100
+"""
+
+from ansible_collections.sunset.crm.plugins.module_utils import _filestore, _preserve, _staging
+from ansible_collections.sunset.crm.plugins.module_utils._recorded import Recorded
+
+
+def main():
+    rec = Recorded(argument_spec=dict(_preserve.OPTIONS, path={"type": "path", "required": True}), object_lock="copy")
+    path = rec.params["path"]
+    problem = _filestore.path_problem(path, rec.params["staging"])
+    if problem:
+        rec.fail(problem)
+    spec = {key: rec.params[key] for key in ("item", "path", "staging", "rate")}
+    spec.update(kind="filestore", identity=_filestore.identity(path))
+    staging = _staging.Staging(rec.params["staging"], rec.item)
+    try:
+        _preserve.preserve(rec, staging, spec, lambda record: _filestore.unchanged(spec, record), _filestore.data_size(path))
+    except _filestore.TreeError as error:
+        rec.fail("{0}. Stop what writes there, then run the same command again".format(error), verdict="unknown")
+
+
+if __name__ == "__main__":
+    main()

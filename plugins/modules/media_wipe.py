@@ -1,0 +1,414 @@
+#!/usr/bin/python
+# Copyright: sunset.crm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Wipe one medium with a keyed stream and prove it; see DOCUMENTATION."""
+
+DOCUMENTATION = r"""
+---
+module: media_wipe
+short_description: Overwrite one medium with a keyed stream, read all of it back, keep the evidence
+version_added: "0.1.0"
+description:
+  - Overwrites a block device with the key stream of AES-256-CTR, reads every byte back and compares it, and weighs
+    the evidence.
+  - The work is done by a detached job on the machine that sees the device (a wiping station, a rescue system). If the
+    controller goes
+    away, the job goes on, and the next call with the same O(item) and O(stream_key) attaches to it. A job that was killed is taken up
+    where the stream on the device ends.
+  - Some places, unpredictable ones, are left out of the pass on purpose. The verification must report exactly these;
+    then they are
+    overwritten and read again. A verification that reports none has not seen the device, and the wipe has failed.
+  - Refuses a device that is mounted in any namespace, is swap, carries other devices, is opened by another process,
+    carries the
+    running system, is on the list of protected disks, is read-only or empty, is no whole disk, or is not the device that the plan names.
+    The identity is read from the very descriptor that is written.
+  - A file C(abort) in the job's directory stops the job on record; the next call takes it up again.
+  - Runs only through the action plugin of the same name, which checks the authorisation and records an intent.
+author:
+  - sunset.crm contributors (@sunset-crm)
+options:
+  item:
+    description: The item id of the medium in the plan.
+    type: str
+    required: true
+  receipt:
+    description: Set by the action plugin; binds this call to its intent in the ledger.
+    type: dict
+  device:
+    description: Path of the block device on this machine. It only says where to look; what counts is O(identity).
+    type: path
+    required: true
+  identity:
+    description:
+      - What the plan and the authorisation say about the medium. Compared with what the opened device says.
+      - Needs C(size) and one of C(serial), C(wwid), C(inode); may have C(kind), C(model), C(backing_file), C(offset).
+      - A field that cannot be read counts as different.
+    type: dict
+    required: true
+  identity_waiver:
+    description:
+      - SHA-256 of the signed waiver by which this medium may be wiped without such an identity. What is named is
+        compared anyway.
+    type: str
+  protected:
+    description: Identities of disks that are never wiped, such as those of the control node and the vaults.
+    type: list
+    elements: dict
+    default: []
+  stream_key:
+    description:
+      - The key of the stream, 64 hexadecimal digits, a new one for each medium.
+      - It is no secret. The certificate discloses it, so that anybody can check any sector with stock tools.
+    type: str
+    required: true
+  authorisation_sha256:
+    description: SHA-256 of the authorisation that names this medium; recorded with the result.
+    type: str
+  verify:
+    description: How much is read back. V(full) reads every byte.
+    type: str
+    choices: [full]
+    default: full
+  rate:
+    description: Upper limit in bytes a second for writing and for reading. V(0) is no limit.
+    type: int
+    default: 0
+  wait:
+    description:
+      - Seconds to wait for the end. When they have passed, the module returns with RV(result.state=running); call it
+        again to attach.
+      - V(0) starts the job and returns at once.
+    type: int
+    default: 172800
+  state_directory:
+    description:
+      - Where the job keeps its code, its progress and what it needs to be resumed. Should outlive a restart of the
+        machine.
+    type: path
+    default: /var/lib/sunset-crm/wipe
+attributes:
+  check_mode:
+    support: full
+    description:
+      - Makes the same decision, with the same refusals, and reports the same RV(ignore:changed), without writing.
+  diff_mode:
+    support: none
+    description: There is nothing to show of a medium's content.
+notes:
+  - The result never claims more than was done. A virtual device is reported as logical sanitisation.
+  - Needs root, and OpenSSL's libcrypto (any version since 1.0), which every common distribution has.
+seealso:
+  - module: sunset.crm.host_power
+"""
+
+EXAMPLES = r"""
+- name: Wipe the database's medium at the station
+  sunset.crm.media_wipe:
+    item: medium:pgdata
+    device: /dev/sdb
+    identity: {kind: scsi, serial: S3Z9NB0K123456, size: 1000204886016}
+    stream_key: "{{ sunset_stream_key }}"
+    authorisation_sha256: "{{ sunset_authorisation_sha256 }}"
+
+- name: Look at it from time to time instead of waiting
+  sunset.crm.media_wipe:
+    item: medium:pgdata
+    device: /dev/sdb
+    identity: {kind: scsi, serial: S3Z9NB0K123456, size: 1000204886016}
+    stream_key: "{{ sunset_stream_key }}"
+    wait: 30
+  register: wipe
+  until: wipe.result.state == 'done'
+  retries: 100000
+  delay: 1
+"""
+
+RETURN = r"""
+evidence:
+  description: What was seen before, done, and seen after.
+  returned: always
+  type: dict
+  sample: {module: media_wipe, item: "medium:pgdata", verdict: "yes", before: {decision: start}, actions: [], after: {}}
+evidence_sha256:
+  description: Digest of RV(evidence) as the module sent it.
+  returned: always
+  type: str
+  sample: 8441553a1da40336adc2e98e9ef36d025fca915fff9b245657387843d14bdf61
+result:
+  description: What the certificate says about the wipe.
+  returned: always
+  type: dict
+  contains:
+    state:
+      description: V(done) or V(running).
+      type: str
+      returned: always
+      sample: done
+    outcome:
+      description: V(sanitised), V(sanitised_with_exceptions), V(failed), V(refused) or V(aborted).
+      type: str
+      returned: when the job has ended
+      sample: sanitised
+    reasons:
+      description: Why it failed or was refused.
+      type: list
+      elements: str
+      returned: when the job has ended
+      sample: []
+    exceptions:
+      description: What the wipe could not cover or confirm.
+      type: list
+      elements: str
+      returned: when the job has ended
+      sample: []
+    identity:
+      description: Identity read from the written descriptor after the wipe.
+      type: dict
+      returned: when the device could be read
+      sample: {kind: loop, serial: pgdata, inode: 2162706, size: 67108864}
+    byte_ranges:
+      description: What was overwritten, as start and end.
+      type: list
+      elements: list
+      returned: success
+      sample: [[0, 67108864]]
+    error_ranges:
+      description: What could not be written or read.
+      type: list
+      elements: list
+      returned: success
+      sample: []
+    algorithm:
+      description: The stream, and the digest of its key.
+      type: dict
+      returned: success
+      sample: {name: AES-256-CTR keystream over zeros, passes: 1, key_sha256: 9a2db2e23f15}
+    verification:
+      description: Coverage, mismatches and the canaries.
+      type: dict
+      returned: success
+      sample:
+        {mode: full, verdict: "yes", bytes_read: 67108864, mismatches: 0, canaries_left: 16, canaries_found: 16, canaries_wiped: 16}
+    accounting:
+      description: Bytes that the kernel counted to and from the device.
+      type: dict
+      returned: success
+      sample: {written: {verdict: "yes", bytes: 67108864, wanted_bytes: 67108864}}
+    classes:
+      description: What the technique may be called, per standard.
+      type: dict
+      returned: success
+      sample: {called: logical sanitisation, nist_800_88r2: logical sanitisation}
+    seconds:
+      description: Working time of all sessions.
+      type: float
+      returned: success
+      sample: 12.5
+    sessions:
+      description: One entry a start of the job. A resumed one says what it compared again and where it went on.
+      type: list
+      elements: dict
+      returned: success
+      sample: [{started: "2026-01-31T10:00:00Z", seconds: 12.5}]
+    tools:
+      description: Versions of what did the work.
+      type: dict
+      returned: when the job has ended
+      sample: {libcrypto: OpenSSL 3.0.19}
+"""
+
+import fcntl
+import hashlib
+import inspect
+import os
+import re
+
+from ansible_collections.sunset.crm.plugins.module_utils import _device, _wipe_engine, _wipe_judge, _wipe_stream
+from ansible_collections.sunset.crm.plugins.module_utils._job import Job
+from ansible_collections.sunset.crm.plugins.module_utils._recorded import Recorded
+
+DONE = ("sanitised", "sanitised_with_exceptions")
+ENTRY = "_wipe_engine.py"
+
+
+def key_problem(text):
+    """Why this is no usable stream key; None if it is."""
+    if not re.match(r"[0-9a-fA-F]{64}\Z", text or ""):
+        return "stream_key has %d characters; expected 64 hexadecimal digits" % len(text or "")
+    if len(set(bytearray.fromhex(text))) < 8:
+        return "stream_key repeats itself; make a random one, for instance with 'openssl rand -hex 32'"
+    return None
+
+
+def job_name(item, key):
+    """One job for each medium and key: another key is another wipe."""
+    return "%s-%s" % (re.sub(r"[^A-Za-z0-9._-]", "_", item), hashlib.sha256(key).hexdigest()[:12])
+
+
+def wiped_already(result, found, key_sha256, wrong, read):
+    """yes, no or unknown: is there a full verification of this very device with this key, and does it still hold?"""
+    if (result or {}).get("outcome") not in DONE:
+        return "no"
+    if (result.get("algorithm") or {}).get("key_sha256") != key_sha256:
+        return "no"
+    if _device.compare_identity(result.get("identity") or {}, found):
+        return "no"
+    if not read:
+        return "unknown"
+    return "no" if wrong else "yes"
+
+
+def decide(job_state, refusals, wiped):
+    """What to do: none, attach, start or refuse."""
+    if job_state == "running":
+        return "attach"  # the job judged the device before its first write and holds it since
+    if refusals:
+        return "refuse"
+    return "none" if wiped == "yes" else "start"
+
+
+def sample(device, key):
+    """Fresh look at some places: (wrong, read, why)."""
+    try:
+        wrong, read = _wipe_engine.sample(device, key)
+    except (OSError, _wipe_stream.StreamError) as err:
+        return [], [], str(err)
+    return wrong, read, ""
+
+
+def observe(params, job, key):
+    """The device and the job, read-only."""
+    found = _device.identify(params["device"])
+    status = job.status()
+    held = []
+    if status["state"] != "running" and found["found"] == "yes":
+        held = _device.blocking_holders(_device.holders(params["device"]))
+    root, waiver = _device.running_root_devices(), bool(params["identity_waiver"])
+    refusals = _wipe_judge.refusals(params["identity"], found, held, root, params["protected"], waiver)
+    before = {"found": found, "job": status["state"], "refusals": refusals, "wiped": "no", "sampled": 0}
+    if not refusals and status["state"] == "done" and status["result"].get("outcome") in DONE:
+        wrong, read, why = sample(params["device"], key)
+        key_sha256 = _wipe_engine.key_digest(key)
+        before.update(wiped=wiped_already(status["result"], found, key_sha256, wrong, read), sampled=len(read), why=why)
+    before["decision"] = decide(status["state"], refusals, before["wiped"])
+    return before, status
+
+
+def start(job, params):
+    """Hand the work to the job; a second start of a running one attaches."""
+    abort = os.path.join(job.directory, "abort")
+    if os.path.exists(abort):
+        os.unlink(abort)
+    sources = {ENTRY: inspect.getsource(_wipe_engine)}
+    for module in _wipe_engine.MODULES:
+        sources[module.__name__.split(".")[-1] + ".py"] = inspect.getsource(module)
+    spec = {
+        "device": params["device"], "identity": params["identity"], "waiver": params["identity_waiver"],
+        "protected": params["protected"], "key": params["stream_key"].lower(), "rate": params["rate"],
+        "authorisation_sha256": params["authorisation_sha256"],
+    }  # fmt: skip
+    if not os.path.isdir(params["state_directory"]):
+        os.makedirs(params["state_directory"], 0o700)
+    job.start(sources, ENTRY, spec)
+
+
+def trim(result):
+    """The result as the ledger keeps it: without what only this machine understands, and not without bound."""
+    kept = {key: value for key, value in result.items() if key != "found"}
+    kept["sessions"] = (result.get("sessions") or [])[-20:]
+    return dict(kept, state="done")
+
+
+def let_others_attach(rec):
+    """The job holds its own lock. Give back ours, so that after a cut connection the next run can attach to the job
+    although this process may still sit here waiting for it."""
+    descriptor = getattr(rec, "_lock", None)
+    if descriptor is not None:
+        fcntl.flock(descriptor, fcntl.LOCK_UN)
+
+
+def finish(rec, job, status, params, key):
+    """Judge the end of a job from its evidence and from a fresh look."""
+    result = status["result"]
+    if status["state"] == "running":
+        rec.after({"job": "running", "progress": status["progress"]})
+        rec.finish(changed=True, verdict="unknown", result={"state": "running", "progress": status["progress"]})
+    if status["state"] != "done":
+        rec.after({"job": status["state"], "progress": status["progress"]})
+        rec.fail(
+            "the wipe job ended without a result at %s %%; run the same command again, it goes on. Last words: %s"
+            % (status["progress"].get("percent", 0), job.log_tail(500).strip() or "none"), verdict="unknown",
+        )  # fmt: skip
+    outcome = result.get("outcome")
+    if outcome not in DONE:
+        rec.after({"job": "done", "outcome": outcome})
+        rec.fail(
+            "%s: the wipe %s: %s" % (params["device"], said(outcome), "; ".join(result["reasons"])), **trim(result)
+        )
+    found = _device.identify(params["device"])
+    wrong, read, why = sample(params["device"], key)
+    holds = wiped_already(result, found, _wipe_engine.key_digest(key), wrong, read)
+    rec.after({"found": found, "outcome": outcome, "sampled": len(read), "holds_stream": holds})
+    for name in sorted(result["tools"]):
+        rec.tool(name, result["tools"][name])
+    if holds != "yes":
+        rec.fail(
+            "the job says %s, but a fresh look says %s: %s. The medium counts as not wiped; run it again"
+            % (outcome, holds, why or "%d of %d places differ" % (len(wrong), len(read))), **trim(result)
+        )  # fmt: skip
+    rec.finish(changed=True, verdict=final_verdict(result), result=trim(result))
+
+
+def final_verdict(result):
+    """Places that could not be written may still hold data: that medium is not wiped, it needs a destruction order."""
+    return "no" if result.get("error_ranges") else "yes"
+
+
+def said(outcome):
+    return {"refused": "was refused", "aborted": "was stopped", "failed": "has failed"}.get(outcome, str(outcome))
+
+
+def main():
+    rec = Recorded(
+        argument_spec={
+            "device": {"type": "path", "required": True},
+            "identity": {"type": "dict", "required": True},
+            "identity_waiver": {"type": "str"},
+            "protected": {"type": "list", "elements": "dict", "default": []},
+            "stream_key": {"type": "str", "required": True, "no_log": False},
+            "authorisation_sha256": {"type": "str"},
+            "verify": {"type": "str", "choices": ["full"], "default": "full"},
+            "rate": {"type": "int", "default": 0},
+            "wait": {"type": "int", "default": 172800},
+            "state_directory": {"type": "path", "default": "/var/lib/sunset-crm/wipe"},
+        },
+        object_lock="medium",
+    )
+    params = rec.params
+    problem = key_problem(params["stream_key"])
+    if problem:
+        rec.fail(problem)
+    key = bytes(bytearray.fromhex(params["stream_key"]))
+    job = Job(params["state_directory"], job_name(rec.item, key))
+    before, status = observe(params, job, key)
+    rec.before(before)
+    decision = before["decision"]
+    if decision == "refuse":
+        reasons = before["refusals"]
+        rec.fail("%s is not wiped: %s" % (params["device"], "; ".join(reasons)), outcome="refused", reasons=reasons)
+    if decision == "none":
+        rec.after(before)
+        rec.finish(changed=False, verdict=final_verdict(status["result"]), result=trim(status["result"]))
+    if rec.check_mode:
+        rec.after(before)
+        rec.finish(changed=True, verdict="unknown", result={"state": "planned", "decision": decision})
+    if decision == "start":
+        start(job, params)
+    rec.note(act=decision, job=job.name, device=params["device"])
+    let_others_attach(rec)
+    finish(rec, job, job.wait(params["wait"]), params, key)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,298 @@
+#!/usr/bin/python
+# Copyright: sunset.crm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+DOCUMENTATION = r"""
+module: vault_package
+short_description: Opens, seals and forgets the encrypted package of one host on a vault
+version_added: 0.1.0
+description:
+  - Runs on a vault, as an unprivileged user. A package holds the encrypted copies of one host of an estate.
+  - C(open) makes an age identity for this package alone, in memory only, wraps it to each custodian's recipient, and makes
+    the key pair with which the vault pulls.
+  - C(sealed) turns the package into a BagIt 1.0 bag (RFC 8493) over the ciphertext and reads every byte of it again.
+  - C(forgotten) destroys the identity and the pull key in the vault's memory. From then on only a custodian can open it.
+attributes:
+  check_mode:
+    support: full
+    description: Takes the same decision and changes nothing.
+  diff_mode:
+    support: none
+    description: Keys and ciphertext have no readable difference.
+options:
+  state:
+    description: What the package is to be.
+    type: str
+    choices: [open, sealed, forgotten]
+    default: open
+  root:
+    description: Directory of the vault that holds all packages.
+    type: path
+    required: true
+  estate:
+    description: Name of the estate.
+    type: str
+    required: true
+  package:
+    description: Name of the package, which is the inventory name of the host.
+    type: str
+    required: true
+  custodians:
+    description: The people who can open the package later. Needed for O(state=open).
+    type: list
+    elements: dict
+    default: []
+    suboptions:
+      name:
+        description: Short name of the custodian; becomes part of a file name.
+        type: str
+        required: true
+      recipient:
+        description: The custodian's public age recipient, or an SSH public key.
+        type: str
+        required: true
+  live_dir:
+    description:
+      - Directory in memory for the identity and the pull key. Must be tmpfs.
+      - The default is C(/dev/shm/sunset-vault-<uid>).
+    type: path
+  supersede:
+    description:
+      - With O(state=open), begin again although a sealed package exists. The sealed one is moved to C(abandoned/), not deleted.
+    type: bool
+    default: false
+  retention:
+    description: Fields for C(bag-info.txt), such as V(Retention-Class) and V(Retention-Until).
+    type: dict
+    default: {}
+  attestation_sha256:
+    description:
+      - Digest of the custodian's signed attestation that the wrapped identity opens. Needed for O(state=forgotten).
+      - The attestation itself is verified by the gate on the control node.
+    type: str
+  item:
+    description: The item of the plan that this act belongs to.
+    type: str
+    required: true
+  receipt:
+    description: Filled in by the action plugin. Without it the module refuses.
+    type: dict
+author:
+  - sunset.crm contributors
+"""
+
+EXAMPLES = r"""
+- name: Open the package of a host
+  sunset.crm.vault_package:
+    item: host:db1
+    state: open
+    root: /srv/vault/packages
+    estate: lab
+    package: db1
+    custodians:
+      - {name: alice, recipient: age1lggyhqrw2nlhcxprm67z43rta597azn8gknawjehu9d9dl0jq3yqqvfafg}
+      - {name: bob, recipient: age1t7rxyev2z3rw82stdlrrepyc39nvn86l5078zqkf5uasdy86jp6svpy7pa}
+
+- name: Seal it when everything in it is proven
+  sunset.crm.vault_package:
+    item: host:db1
+    state: sealed
+    root: /srv/vault/packages
+    estate: lab
+    package: db1
+    retention: {Retention-Class: books, Retention-Until: "2036-12-31"}
+"""
+
+RETURN = r"""
+result:
+  description: What later steps and gates read from the ledger.
+  returned: always
+  type: dict
+  contains:
+    state:
+      description: State of the package after the run.
+      returned: success
+      type: str
+      sample: open
+    identity_digest:
+      description: SHA-256 of the package's identity file. It tells nothing about the key.
+      returned: success
+      type: str
+      sample: 8f434346648f6b96df89dda901c5176b10a6d83961dd3c1ac88b59b2dc327aa4
+    recipient:
+      description: The package's public age recipient.
+      returned: success
+      type: str
+      sample: age1lggyhqrw2nlhcxprm67z43rta597azn8gknawjehu9d9dl0jq3yqqvfafg
+    pull_public_key:
+      description: Public key for M(sunset.crm.vault_access); none after the package was forgotten.
+      returned: success
+      type: str
+      sample: ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIO5Yh4Yl sunset-vault-lab-db1
+    live:
+      description: Whether the vault still holds the identity in memory.
+      returned: success
+      type: bool
+      sample: true
+    live_swap:
+      description: Whether memory of this vault can be written to swap (yes, no, unknown).
+      returned: success
+      type: str
+      sample: "no"
+    wrapped:
+      description: The identity as it was wrapped for each custodian.
+      returned: success
+      type: list
+      elements: dict
+      sample: [{custodian: alice, path: /srv/vault/packages/lab/keys/db1.alice.age, sha256: 3a7b...}]
+    restarted:
+      description: Whether an earlier package was moved aside, because its identity was lost or it was superseded.
+      returned: state is open
+      type: bool
+      sample: false
+    abandoned:
+      description: Where the earlier package lies now.
+      returned: state is open
+      type: str
+      sample: /srv/vault/packages/lab/abandoned/db1.0d3ac4e1f2aa.1
+    bag:
+      description: The folder of the sealed package.
+      returned: state is sealed or forgotten
+      type: str
+      sample: /srv/vault/packages/lab/db1
+    tagmanifest_sha256:
+      description: Digest of the tag manifest. It stands for the whole package.
+      returned: state is sealed or forgotten
+      type: str
+      sample: 1f3ce40415a2081fa3eee75fc39fff8e56c22270d1a978a7249b592dcebd20b4
+    payload_oxum:
+      description: Bytes and number of payload files.
+      returned: state is sealed or forgotten
+      type: str
+      sample: "1843201.5"
+evidence:
+  description: Before, actions, after, times and tool versions, as the ledger records them.
+  returned: always
+  type: dict
+evidence_sha256:
+  description: Digest of the evidence.
+  returned: always
+  type: str
+"""
+
+from ansible_collections.sunset.crm.plugins.module_utils import _age, _vault_bag, _vault_package
+from ansible_collections.sunset.crm.plugins.module_utils._recorded import Recorded
+from ansible_collections.sunset.crm.plugins.module_utils._vault import SHA256, Package, VaultError, write_record
+
+
+def run_open(rec, package):
+    custodians = rec.params["custodians"]
+    _vault_package.check_custodians(custodians)
+    for tool, version in _age.tool_versions(rec.read).items():
+        rec.tool(tool, version)
+    seen = _vault_package.observe(package, custodians)
+    rec.before(seen)
+    act = _vault_package.decide_open(seen, rec.params["supersede"])
+    place = None
+    if act != "nothing" and not rec.check_mode:
+        if act == "restart":
+            place = _vault_package.set_aside(package, rec)
+        _vault_package.open_package(package, custodians, rec)
+        seen = _vault_package.observe(package, custodians)
+        if _vault_package.decide_open(seen, False) != "nothing":
+            raise VaultError("the package is not open after it was made: %r" % seen, verdict="unknown")
+    rec.after(seen)
+    result = _vault_package.open_result(package)
+    result.update(restarted=act == "restart", abandoned=place)
+    rec.finish(changed=act != "nothing", result=result)
+
+
+def run_sealed(rec, package):
+    record = package.record()
+    rec.before({"state": record["state"]})
+    if record["state"] == "absent" and not rec.check_mode:
+        raise VaultError("there is no package %s/%s on this vault; open and fill it first" % (package.estate, package.name))
+    change = record["state"] in ("absent", "open")
+    if change and not rec.check_mode:
+        package.require_live()
+        obstacles = _vault_package.seal_obstacles(package)
+        if obstacles:
+            raise VaultError("the package %s cannot be sealed: %s" % (package.name, "; ".join(obstacles)), obstacles=obstacles)
+        record = _vault_package.seal(package, rec.params["retention"], rec)
+    problems = _vault_bag.bag_problems(package, record["tagmanifest_sha256"]) if "tagmanifest_sha256" in record else []
+    if problems:
+        raise VaultError(
+            "the sealed package %s is not whole: %s; do not go on; bring it back from another vault" % (
+                package.bag, "; ".join(problems)),
+            problems=problems,
+        )
+    if change and not rec.check_mode:
+        write_record(package.record_path, record)
+    rec.after({"state": record["state"], "problems": problems})
+    rec.finish(changed=change, result=sealed_result(package, record))
+
+
+def sealed_result(package, record):
+    result = _vault_package.open_result(package)
+    result.update(
+        state=record["state"],
+        bag=package.bag,
+        tagmanifest_sha256=record.get("tagmanifest_sha256"),
+        payload_oxum=record.get("payload_oxum"),
+    )
+    return result
+
+
+def run_forgotten(rec, package):
+    attestation = rec.params["attestation_sha256"]
+    if attestation and not SHA256.match(attestation):
+        raise VaultError("attestation_sha256 is %r; expected 64 hexadecimal digits" % attestation)
+    seen = _vault_package.observe(package, [])
+    rec.before({k: seen[k] for k in ("state", "identity_digest", "live_digest", "pull_key")})
+    if rec.check_mode and seen["state"] in ("absent", "open"):
+        rec.finish(changed=True, result=sealed_result(package, package.record()))
+    act = _vault_package.decide_forget(seen, attestation)
+    if act == "forget" and not rec.check_mode:
+        _vault_package.forget(package, attestation, rec)
+        seen = _vault_package.observe(package, [])
+        if seen["live_digest"] or seen["pull_key"]:
+            raise VaultError("the identity of %s is still in memory after it was destroyed" % package.name)
+    rec.after({k: seen[k] for k in ("state", "identity_digest", "live_digest", "pull_key")})
+    result = sealed_result(package, package.record())
+    result["attestation_sha256"] = package.record().get("attestation_sha256")
+    rec.finish(changed=act == "forget", result=result)
+
+
+def main():
+    rec = Recorded(
+        argument_spec=dict(
+            state=dict(type="str", choices=["open", "sealed", "forgotten"], default="open"),
+            root=dict(type="path", required=True),
+            estate=dict(type="str", required=True),
+            package=dict(type="str", required=True),
+            custodians=dict(
+                type="list",
+                elements="dict",
+                default=[],
+                options=dict(name=dict(type="str", required=True), recipient=dict(type="str", required=True)),
+            ),
+            live_dir=dict(type="path"),
+            supersede=dict(type="bool", default=False),
+            retention=dict(type="dict", default={}),
+            attestation_sha256=dict(type="str"),
+        ),
+        required_if=[("state", "open", ["custodians"])],
+        object_lock="vault",
+    )
+    try:
+        package = Package(rec.params["root"], rec.params["estate"], rec.params["package"], rec.params["live_dir"])
+        {"open": run_open, "sealed": run_sealed, "forgotten": run_forgotten}[rec.params["state"]](rec, package)
+    except VaultError as exc:
+        rec.fail(str(exc), verdict=exc.verdict, **exc.result)
+    except (IOError, OSError) as exc:
+        rec.fail("%s: %s" % (exc.filename or "input or output", exc.strerror), verdict="unknown")
+
+
+if __name__ == "__main__":
+    main()

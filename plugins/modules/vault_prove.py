@@ -1,0 +1,249 @@
+#!/usr/bin/python
+# Copyright: sunset.crm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+DOCUMENTATION = r"""
+module: vault_prove
+short_description: Proves a stored copy by opening, restoring and comparing it
+version_added: 0.1.0
+description:
+  - Runs on a vault, as an unprivileged user, while the package's identity is in its memory.
+  - Opens every artefact of a data set, checks the digests of ciphertext, staged file and content, restores the data set in
+    memory and compares it with what was read at the source.
+  - A database goes into a throw-away server of the same engine and name that has a unix socket and no network. A file store
+    is extracted. An image's structure is checked; it is not started.
+  - Only the verdict V(equal) is success. V(different) and V(unknown) fail and say what was found.
+attributes:
+  check_mode:
+    support: full
+    description: Takes the same decision; restores nothing.
+  diff_mode:
+    support: none
+    description: The result lists the differences.
+options:
+  root:
+    description: Directory of the vault that holds all packages.
+    type: path
+    required: true
+  estate:
+    description: Name of the estate.
+    type: str
+    required: true
+  package:
+    description: Name of the package, which is the inventory name of the host.
+    type: str
+    required: true
+  live_dir:
+    description: As in M(sunset.crm.vault_package).
+    type: path
+  proof:
+    description: What kind of proof is made.
+    type: str
+    choices: [postgresql, mariadb, filestore, image]
+    required: true
+  artefacts:
+    description: The artefacts as the dump's evidence in the ledger names them. May be empty in check mode only.
+    type: list
+    elements: dict
+    required: true
+  source:
+    description: What the dump's evidence in the ledger says about the source (engine, version, fingerprint or manifest digest).
+    type: dict
+    default: {}
+  scratch:
+    description: Directory in memory for the restore. Must be tmpfs. What a killed proof left there is removed by the next one.
+    type: path
+    default: /dev/shm
+  again:
+    description: Make the proof again although an equal one is on record for the same copy.
+    type: bool
+    default: false
+  item:
+    description: The data set, such as V(database:crm).
+    type: str
+    required: true
+  receipt:
+    description: Filled in by the action plugin. Without it the module refuses.
+    type: dict
+author:
+  - sunset.crm contributors
+"""
+
+EXAMPLES = r"""
+- name: Prove the copy of a database
+  sunset.crm.vault_prove:
+    item: database:crm
+    root: /srv/vault/packages
+    estate: lab
+    package: db1
+    proof: postgresql
+    artefacts: "{{ dump.result.artefacts }}"
+    source: "{{ dump.result.source }}"
+"""
+
+RETURN = r"""
+result:
+  description: What later steps and gates read from the ledger.
+  returned: always
+  type: dict
+  contains:
+    verdict:
+      description: The word of the proof (equal, different, unknown).
+      returned: when a comparison was made
+      type: str
+      sample: equal
+    tables:
+      description: Tables that were compared.
+      returned: databases
+      type: int
+      sample: 214
+    rows:
+      description: Rows that were compared.
+      returned: databases
+      type: int
+      sample: 18342
+    files:
+      description: Files that were compared.
+      returned: file stores
+      type: int
+      sample: 312
+    layers:
+      description: Layers whose digest is the one that the image names.
+      returned: images
+      type: int
+      sample: 4
+    differences:
+      description: At most a hundred differences. For file stores their kinds and numbers, without names.
+      returned: when a comparison was made
+      type: list
+      elements: raw
+      sample: []
+    differences_total:
+      description: How many there are.
+      returned: when a comparison was made
+      type: int
+      sample: 0
+    engine_version:
+      description: Version of the server that the copy was restored into.
+      returned: databases
+      type: str
+      sample: "15.18"
+    source_version:
+      description: Version of the source's server.
+      returned: databases
+      type: str
+      sample: "15.18"
+    version_relation:
+      description: How the two versions stand to each other (same, same major, newer, unknown).
+      returned: databases
+      type: str
+      sample: same
+    fingerprint_sha256:
+      description: Digest of the restored copy's fingerprint; equal to the source's where the verdict is V(equal).
+      returned: databases
+      type: str
+      sample: 2b1f03cd3e4de4e4a5b8d4b7c9a04d5cd5c8a8d7f1e1c4c0bd51a1a7b6f9f2aa
+    artefact_sha256s:
+      description: Digests of the staged files that were opened.
+      returned: when a comparison was made
+      type: dict
+      sample: {crm.pgcustom.zst: 9c1f...}
+    depth:
+      description: What the verdict rests on, in words.
+      returned: when a comparison was made
+      type: str
+      sample: restored into a throw-away server of the same name and compared table by table
+evidence:
+  description: Before, actions, after, times and tool versions, as the ledger records them.
+  returned: always
+  type: dict
+evidence_sha256:
+  description: Digest of the evidence.
+  returned: always
+  type: str
+"""
+
+from ansible_collections.sunset.crm.plugins.module_utils import _age, _vault_prove, _vault_pull
+from ansible_collections.sunset.crm.plugins.module_utils._recorded import Recorded
+from ansible_collections.sunset.crm.plugins.module_utils._vault import Package, VaultError, item_slug, read_record
+
+
+def run(rec):
+    params = rec.params
+    package = Package(params["root"], params["estate"], params["package"], params["live_dir"])
+    item_slug(rec.item)
+    artefacts = _vault_pull.check_artefacts(params["artefacts"])
+    if not artefacts and not rec.check_mode:
+        raise VaultError("artefacts is empty; expected what the dump of %s left in the ledger" % rec.item)
+    seen = _vault_pull.observe(package, rec.item, artefacts)
+    whole = bool(artefacts) and _vault_pull.unchanged(seen)
+    stored = (read_record(package.stored_path(rec.item)) or {"artefacts": []})["artefacts"]
+    asked = _vault_prove.question(params["proof"], stored, params["source"])
+    known = _vault_prove.already_proven(package, rec.item, asked) if whole and not params["again"] else None
+    rec.before({"artefacts": seen["artefacts"], "proven": known is not None})
+    if known is not None or rec.check_mode:
+        rec.after({"artefacts": seen["artefacts"], "proven": known is not None})
+        rec.finish(changed=known is None, verdict="yes" if known else "unknown", result=known or {"verdict": "unknown"})
+    if not whole:
+        raise VaultError(
+            "the package does not hold %s as the ledger describes it (%s); the stored copy was altered or is not there; pull it "
+            "again, then prove it" % (rec.item, ", ".join("%s: %s" % one for one in sorted(seen["artefacts"].items()))),
+            artefacts=seen["artefacts"],
+        )
+    package.require_live()
+    for tool, version in _age.tool_versions(rec.read).items():
+        rec.tool(tool, version)
+    for tool in ("zstd", "tar"):
+        rec.tool(tool, _vault_prove.tool_version([tool, "--version"]))
+    opened = _vault_prove.Artefacts(package, rec.item, stored, rec)
+    result = _vault_prove.prove(params["proof"], opened, params["source"], params["scratch"])
+    _vault_prove.keep(package, rec.item, asked, result)
+    rec.after({"artefacts": seen["artefacts"], "proven": result["verdict"] == "equal"})
+    if result["verdict"] != "equal":
+        rec.fail(
+            "the restored copy of %s is %s: %d differences, the first: %s; do not go on; look at the source and make the dump again"
+            % (rec.item, result["verdict"], result["differences_total"], first_words(result)),
+            **dict(result, verdict_word=result["verdict"], verdict="no" if result["verdict"] == "different" else "unknown")
+        )
+    rec.finish(changed=True, result=result)
+
+
+def first_words(result):
+    """The first differences in a sentence."""
+    words = []
+    for one in result["differences"][:5] or result.get("not_restored") or result.get("not_checked") or ["nothing listed"]:
+        if isinstance(one, dict) and "kind" in one:
+            words.append("%s %s %s" % (one["kind"], one["name"], one["what"]))
+        elif isinstance(one, dict):
+            words.append("%s: %d" % (one["what"], one["entries"]))
+        else:
+            words.append(str(one))
+    return "; ".join(words)
+
+
+def main():
+    rec = Recorded(
+        argument_spec=dict(
+            root=dict(type="path", required=True),
+            estate=dict(type="str", required=True),
+            package=dict(type="str", required=True),
+            live_dir=dict(type="path"),
+            proof=dict(type="str", choices=["postgresql", "mariadb", "filestore", "image"], required=True),
+            artefacts=dict(type="list", elements="dict", required=True),
+            source=dict(type="dict", default={}),
+            scratch=dict(type="path", default="/dev/shm"),
+            again=dict(type="bool", default=False),
+        ),
+        object_lock="vault",
+    )
+    try:
+        run(rec)
+    except VaultError as exc:
+        rec.fail(str(exc), verdict=exc.verdict, **exc.result)
+    except (IOError, OSError) as exc:
+        rec.fail("%s: %s" % (exc.filename or "input or output", exc.strerror), verdict="unknown")
+
+
+if __name__ == "__main__":
+    main()

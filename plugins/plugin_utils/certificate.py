@@ -1,0 +1,376 @@
+# Copyright: sunset.crm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The certificate of one wiped medium: built from evidence, checked against its schema, signed by the run key.
+
+``build_certificate`` is pure. It refuses where the evidence does not carry a certificate, and writes "unknown" where a
+field could not be known, never nothing. What an auditor types to check it stands in the certificate itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.sunset.crm.plugins.module_utils import _device
+from ansible_collections.sunset.crm.plugins.module_utils._canonical import canonical
+from ansible_collections.sunset.crm.plugins.plugin_utils import signatures
+from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
+
+FORMAT = "sunset.crm/certificate/1"
+UNKNOWN = "unknown"
+DONE = ("sanitised", "sanitised_with_exceptions")
+SCHEMA_FILE = Path(__file__).with_name("certificate.schema.json")
+SIGNER = "run"  # principal of the run key in the allowed-signers file that goes with the evidence
+
+Certificate = dict[str, Any]
+Facts = Mapping[str, Any]
+
+MEDIUM_FIELDS = (
+    "kind", "vendor", "model", "serial", "wwid", "firmware", "transport", "media_class", "size", "native_size",
+    "logical_block", "inode", "backing_file", "offset", "property_number", "location",
+)  # fmt: skip
+LOOP_ONLY = ("inode", "backing_file", "offset")
+
+
+def build_certificate(
+    *,
+    item: Facts,
+    plan: Facts,
+    authorisation: Facts,
+    data_sets: Sequence[Facts],
+    wipe: Facts,
+    stream_key: str,
+    evidence: Facts,
+    people: Facts,
+    issued: str,
+    control: str = "dual",
+    waivers: Sequence[Facts] = (),
+    destination: str | None = None,
+) -> Certificate:
+    """The certificate of one medium.
+
+    item: the medium's item of the plan. plan: ``{estate, sha256, approved_by}``. authorisation: ``{sha256, signer,
+    name, expires, method}``. data_sets: what the medium carried, each ``{item, categories, dump: {id, entry}, proofs: [{vault,
+    entry, verdict, ...}]}`` where ``entry`` is the hash of a ledger line. wipe: the result of ``media_wipe``. evidence:
+    ``{ledger_entry, sha256}`` of the wipe's outcome. people: ``{operator, verifier, witness, custodians}``. control:
+    "dual" or "single". Raises Refusal naming everything that is missing.
+    """
+    lacks = _lacks(item, plan, authorisation, data_sets, wipe, stream_key, evidence, people, control, waivers)
+    if lacks:
+        raise Refusal(f"no certificate for {item.get('id', 'the medium')}: {'; '.join(lacks)}")
+    certificate: Certificate = {
+        "format": FORMAT,
+        "certificate_id": hashlib.sha256(canonical([plan["estate"], item["id"], evidence["ledger_entry"]])).hexdigest()[
+            :32
+        ],
+        "issued": issued,
+        "estate": plan["estate"],
+        "plan": {
+            "sha256": plan["sha256"],
+            "approved_by": plan["approved_by"],
+            "item": item["id"],
+            "wave": item.get("wave"),
+        },
+        "control": control,
+        "medium": _medium(item, wipe),
+        "data": {
+            "categories": sorted({str(c) for data_set in data_sets for c in data_set.get("categories") or []})
+            or UNKNOWN,
+            "sets": [_data_set(data_set) for data_set in data_sets],
+        },
+        "authorisation": {
+            key: authorisation.get(key) or UNKNOWN for key in ("sha256", "signer", "name", "expires", "method")
+        },
+        "waivers": [dict(waiver) for waiver in waivers],
+        "people": {
+            "operator": people["operator"],
+            "approver": plan["approved_by"],
+            "authorised_by": authorisation["signer"],
+            "verifier": people.get("verifier") or UNKNOWN,
+            "witness": people.get("witness") or UNKNOWN,
+            "custodians": list(people.get("custodians") or []),
+        },
+        "state_before": {"hidden_areas": UNKNOWN, "security": UNKNOWN, "firmware_sanitise": UNKNOWN},
+        "sanitisation": {
+            **{key: wipe["classes"][key] for key in ("technique", "called", "statement")},
+            "classes": {key: wipe["classes"][key] for key in ("nist_800_88r2", "nist_800_88r1", "ieee_2883_2022")},
+            "algorithm": {**wipe["algorithm"], "key": stream_key.lower()},
+            **{
+                key: wipe.get(key, UNKNOWN)
+                for key in ("byte_ranges", "error_ranges", "started", "ended", "seconds", "sessions")
+            },
+        },
+        "verification": dict(wipe["verification"]),
+        "accounting": wipe.get("accounting") or UNKNOWN,
+        "result": {"outcome": wipe["outcome"], "exceptions": list(wipe["exceptions"])},
+        "destination": destination or UNKNOWN,
+        "evidence": {"ledger_entry": evidence["ledger_entry"], "sha256": evidence["sha256"]},
+        "tools": dict(wipe.get("tools") or {}),
+        "timestamp": UNKNOWN,
+    }
+    certificate["check"] = auditor_commands(certificate)
+    certificate["unknown"] = unknown_fields(certificate)
+    problems = schema_problems(certificate)
+    if problems:
+        raise Refusal(f"the certificate for {item['id']} does not follow its schema: {'; '.join(problems[:5])}")
+    return certificate
+
+
+def _lacks(
+    item: Facts,
+    plan: Facts,
+    authorisation: Facts,
+    data_sets: Sequence[Facts],
+    wipe: Facts,
+    stream_key: str,
+    evidence: Facts,
+    people: Facts,
+    control: str,
+    waivers: Sequence[Facts],
+) -> list[str]:
+    """What keeps this evidence from being a certificate."""
+    lacks = []
+    if wipe.get("outcome") not in DONE:
+        lacks.append(
+            f"the wipe's outcome is {wipe.get('outcome')!r} ({'; '.join(wipe.get('reasons') or []) or 'no reason given'})"
+        )
+    elif (wipe.get("verification") or {}).get("verdict") != "yes":
+        lacks.append("its verification is not positive")
+    if not re.fullmatch(r"[0-9a-fA-F]{64}", stream_key or ""):
+        lacks.append("the stream's key is not there")
+    elif hashlib.sha256(bytes.fromhex(stream_key)).hexdigest() != (wipe.get("algorithm") or {}).get("key_sha256"):
+        lacks.append("the key is not the one that the medium was wiped with")
+    lacks += [
+        f"identity: {line}"
+        for line in _device.compare_identity(dict(item.get("identity") or {}), dict(wipe.get("identity") or {}))
+    ]
+    lacks += [f"the plan's {key} is not known" for key in ("estate", "sha256", "approved_by") if not plan.get(key)]
+    lacks += [f"the authorisation's {key} is not known" for key in ("sha256", "signer") if not authorisation.get(key)]
+    if wipe.get("authorisation_sha256") not in (None, authorisation.get("sha256")):
+        lacks.append("the wipe was done under another authorisation")
+    lacks += [f"the evidence's {key} is not known" for key in ("ledger_entry", "sha256") if not evidence.get(key)]
+    if not people.get("operator"):
+        lacks.append("the operator is not known")
+    if control == "dual" and authorisation.get("signer") in (people.get("operator"), plan.get("approved_by")):
+        lacks.append("control is dual, but the authorisation was signed by the operator or the approver")
+    waived = {name for waiver in waivers for name in waiver.get("items", [])}
+    for data_set in data_sets:
+        proven = [
+            proof for proof in data_set.get("proofs") or [] if proof.get("verdict") == "equal" and proof.get("entry")
+        ]
+        if not proven and data_set["item"] not in waived:
+            lacks.append(f"{data_set['item']} was on it and has no proof and no waiver")
+    return lacks
+
+
+def _medium(item: Facts, wipe: Facts) -> Certificate:
+    """Everything that is known about the medium; what is not is said to be unknown."""
+    facts: Certificate = {"item": item["id"], "host": item.get("host") or UNKNOWN}
+    read = {**(item.get("identity") or {}), **(wipe.get("identity") or {}), "logical_block": wipe.get("logical_block")}
+    for field in MEDIUM_FIELDS:
+        value = read.get(field, (item.get("expects") or {}).get(field))
+        if value in (None, "") and field in LOOP_ONLY and read.get("kind") != "loop":
+            continue
+        facts[field] = UNKNOWN if value in (None, "") else value
+    if facts["kind"] == "loop":
+        facts["media_class"] = "virtual (loop device over a file)"
+    facts["wiped_at"] = (item.get("wipe") or {}).get("host") or item.get("host") or UNKNOWN
+    facts["device_path"] = wipe["device"]
+    return facts
+
+
+def _data_set(data_set: Facts) -> Certificate:
+    dump = data_set.get("dump") or {}
+    return {
+        "item": data_set["item"],
+        "categories": list(data_set.get("categories") or []) or UNKNOWN,
+        "legal_basis": data_set.get("legal_basis") or UNKNOWN,
+        "dump": {"id": dump.get("id") or UNKNOWN, "ledger_entry": dump.get("entry") or UNKNOWN},
+        "proofs": [
+            {
+                "vault": proof["vault"],
+                "verdict": proof["verdict"],
+                "ledger_entry": proof.get("entry") or UNKNOWN,
+                **{
+                    key: proof[key]
+                    for key in ("at", "tables", "rows", "files", "fingerprint_sha256")
+                    if proof.get(key) is not None
+                },
+            }
+            for proof in data_set.get("proofs") or []
+        ],
+    }
+
+
+def unknown_fields(value: Any, path: str = "") -> list[str]:
+    """Paths of everything that the certificate says is unknown, so that nobody has to look for it."""
+    if value == UNKNOWN and path:
+        return [path]
+    if isinstance(value, dict):
+        parts = [unknown_fields(part, f"{path}.{key}" if path else str(key)) for key, part in sorted(value.items())]
+    elif isinstance(value, list):
+        parts = [unknown_fields(part, f"{path}[{number}]") for number, part in enumerate(value)]
+    else:
+        parts = []
+    return [line for part in parts for line in part]
+
+
+def sector_command(device: str, key: str, start: str, count: str) -> str:
+    """Decrypt ``count`` blocks of 4 KiB from block ``start`` on and count the bytes that are not zero."""
+    return (
+        f"S={start}; dd if={shlex.quote(device)} bs=4096 skip=$S count={count} iflag=direct status=none"
+        f" | openssl enc -d -aes-256-ctr -K {key} -iv $(printf %032x $((S * 256))) | tr -d '\\0' | wc -c"
+    )
+
+
+def auditor_commands(certificate: Facts, device: str | None = None) -> list[dict[str, str]]:
+    """Stock commands that check this certificate and its medium, each with what it must print.
+
+    device: where the auditor sees the medium; by default where it was wiped.
+    """
+    medium, key = certificate["medium"], certificate["sanitisation"]["algorithm"]["key"]
+    path, size, name = device or medium["device_path"], int(medium["size"]), file_name(certificate)
+    last = (size - 1) // 4096
+    commands = [
+        {
+            "what": "the certificate was signed by the run key and not altered since",
+            "command": f"ssh-keygen -Y verify -f allowed_signers -I {SIGNER} -n {signatures.CERTIFICATE} -s {name}.sig < {name}",
+            "expect": f'Good "{signatures.CERTIFICATE}" signature for {SIGNER}',
+        },
+        {
+            "what": "this is the medium: size in bytes",
+            "command": f"blockdev --getsize64 {shlex.quote(path)}",
+            "expect": str(size),
+        },
+        {
+            "what": "this is the medium: serial number",
+            "command": f"lsblk -dno SERIAL {shlex.quote(path)}",
+            "expect": str(medium["serial"]),
+        },
+        {"what": "the first block holds the stream", "command": sector_command(path, key, "0", "1"), "expect": "0"},
+        {
+            "what": "the last block holds the stream",
+            "command": sector_command(path, key, str(last), "1"),
+            "expect": "0",
+        },
+        {
+            "what": "a stretch of 1 MiB of your choice (replace the number after S=; blocks of 4096 bytes)",
+            "command": sector_command(path, key, str(last // 2), "256"),
+            "expect": "0",
+        },
+        {
+            "what": "the whole medium",
+            "command": f"dd if={shlex.quote(path)} bs=1M iflag=direct status=none"
+            f" | openssl enc -d -aes-256-ctr -K {key} -iv {0:032x} | tr -d '\\0' | wc -c",
+            "expect": "0",
+        },
+    ]
+    if medium["kind"] == "loop":
+        commands[2] = {
+            "what": "this is the medium: inode of the file behind the loop device",
+            "command": f"losetup --noheadings --output BACK-INO {shlex.quote(path)}",
+            "expect": str(medium["inode"]),
+        }
+    if certificate["sanitisation"]["error_ranges"]:
+        ranges = ", ".join(f"{start}-{end}" for start, end in certificate["sanitisation"]["error_ranges"])
+        commands[-1]["expect"] = f"differences only in the bytes {ranges}, which could not be written or read"
+    return commands
+
+
+# --- bytes, schema, signature ------------------------------------------------------------------------------------------
+
+
+def certificate_bytes(certificate: Certificate) -> bytes:
+    """The one byte form that is signed: canonical JSON and a newline."""
+    return canonical(certificate) + b"\n"
+
+
+def file_name(certificate: Facts) -> str:
+    return re.sub(r"[^A-Za-z0-9._-]", "_", str(certificate["medium"]["item"])) + ".certificate.json"
+
+
+def schema() -> dict[str, Any]:
+    """The shipped JSON schema."""
+    found: dict[str, Any] = json.loads(SCHEMA_FILE.read_text(encoding="utf-8"))
+    return found
+
+
+def schema_problems(certificate: Any) -> list[str]:
+    """What breaks the shipped schema. Knows the keywords that the schema uses, so that no library is needed."""
+    rules = schema()
+    return _problems(certificate, rules, rules, "certificate")
+
+
+TYPES: dict[str, Any] = {
+    "object": dict,
+    "array": list,
+    "string": str,
+    "integer": int,
+    "number": (int, float),
+    "boolean": bool,
+    "null": type(None),
+}
+
+
+def _is_type(value: Any, name: str) -> bool:
+    if isinstance(value, bool) and name in ("integer", "number"):
+        return False
+    return isinstance(value, TYPES[name])
+
+
+def _problems(value: Any, rule: dict[str, Any], root: dict[str, Any], path: str) -> list[str]:
+    if "$ref" in rule:
+        return _problems(value, root["$defs"][rule["$ref"].rsplit("/", 1)[1]], root, path)
+    if "anyOf" in rule:
+        tries = [_problems(value, part, root, path) for part in rule["anyOf"]]
+        return [] if any(not found for found in tries) else min(tries, key=len)
+    if "const" in rule and value != rule["const"]:
+        return [f"{path} is {value!r}, expected {rule['const']!r}"]
+    if "enum" in rule and value not in rule["enum"]:
+        return [f"{path} is {value!r}, expected one of {rule['enum']}"]
+    names = rule.get("type", [])
+    names = [names] if isinstance(names, str) else names
+    if names and not any(_is_type(value, name) for name in names):
+        return [f"{path} is a {type(value).__name__}, expected {' or '.join(names)}"]
+    found = []
+    if isinstance(value, str) and "pattern" in rule and not re.search(rule["pattern"], value):
+        found.append(f"{path} is {value!r}, expected the form {rule['pattern']}")
+    if isinstance(value, list):
+        if len(value) < rule.get("minItems", 0):
+            found.append(f"{path} has {len(value)} entries, expected at least {rule['minItems']}")
+        for number, part in enumerate(value):
+            found += _problems(part, rule.get("items", {}), root, f"{path}[{number}]")
+    if isinstance(value, dict):
+        found += [f"{path}.{key} is missing" for key in rule.get("required", []) if key not in value]
+        known = rule.get("properties", {})
+        for key, part in value.items():
+            if key in known:
+                found += _problems(part, known[key], root, f"{path}.{key}")
+            elif rule.get("additionalProperties", True) is False:
+                found.append(f"{path}.{key} is not in the schema")
+    return found
+
+
+def issue(certificate: Certificate, folder: Path, key: Path) -> tuple[Path, Path]:
+    """Write the certificate and its signature by rename; returns both paths."""
+    document = certificate_bytes(certificate)
+    signature = signatures.sign(document, key, signatures.CERTIFICATE)
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    path = folder / file_name(certificate)
+    # The signature first: a certificate that can be seen always has one beside it.
+    paths = (path, path.with_name(path.name + ".sig"))
+    for target, data in ((paths[1], signature.encode("ascii")), (paths[0], document)):
+        temporary = target.with_name(f".{target.name}.{os.getpid()}")
+        with temporary.open("wb") as stream:
+            stream.write(data)
+            stream.flush()
+            os.fsync(stream.fileno())
+        temporary.replace(target)
+    return paths

@@ -1,0 +1,115 @@
+# Copyright: sunset.crm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What each phase must leave behind, item by item, and the table that shows it. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from ansible_collections.sunset.crm.plugins.plugin_utils.gates import proofs_required
+from ansible_collections.sunset.crm.plugins.plugin_utils.plan import DATA_SETS, Item, Plan
+from ansible_collections.sunset.crm.plugins.plugin_utils.view import Seen, View, dump_id
+
+
+@dataclass(frozen=True)
+class Row:
+    """One item: what was done, the proof, the ledger line that holds the evidence, and whether it is finished."""
+
+    item: str
+    wave: str
+    done: str
+    proof: str
+    evidence: str
+    finished: bool
+
+
+def row(item: Item, plan: Plan, view: View, phase: str) -> Row:
+    """The state of one item against what the phase owes it."""
+    if phase == "resume":
+        return _resumed(item, view)
+    if item["kind"] == "medium":
+        return _medium(item, view, owed=phase == "wipe")
+    if item["kind"] == "host":
+        return _host(item, view)
+    if item["kind"] in ("database", "filestore"):
+        return _data_set(item, plan, view)
+    return _running(item, plan, view)
+
+
+def unfinished(plan: Plan, view: View, phase: str, waves: list[str]) -> list[Row]:
+    """Items of these waves that the phase has not brought to evidence."""
+    rows = [row(item, plan, view, phase) for item in plan.items.values() if item["wave"] in waves]
+    return [found for found in rows if not found.finished]
+
+
+def _line(seen: Seen | None) -> str:
+    return f"ledger {seen.number + 1}:{seen.hash[:12]}" if seen else "-"
+
+
+def _made(item: Item, done: str, proof: str, seen: Seen | None, finished: bool) -> Row:
+    return Row(item["id"], item["wave"], done, proof, _line(seen), finished)
+
+
+def _running(item: Item, plan: Plan, view: View) -> Row:
+    container = item["kind"] == "container"
+    if not container:
+        return _application(item, view)
+    seen = view.get(item["id"], "guest")
+    stopped = seen is not None and seen.value == "stopped"
+    copy = _data_set(item, plan, view)
+    how = sorted({str(guest.get("how")) for guest in (seen.result.get("guests") or {}).values()}) if seen else []
+    done = f"stopped ({', '.join(how)}), saved" if stopped else "not stopped"
+    return _made(item, done, copy.proof, seen, stopped and copy.finished)
+
+
+def _application(item: Item, view: View) -> Row:
+    """Each side that an application declares must have been seen in its end state."""
+    sides = {"schedulers": ("scheduler", "frozen"), "web": ("web", "closed"), "sessions": ("session", "ended"), "services": ("service", "stopped")}
+    owed = [side for name, side in sides.items() if item["expects"].get(name)]
+    lacks = [f"{aspect} not {value}" for aspect, value in owed if view.value(item["id"], aspect) != value]
+    last = view.get(item["id"], owed[-1][0]) if owed else None
+    down = bool(owed) and not lacks
+    done = "frozen, stopped, kept from coming back" if down else "; ".join(lacks) or "nothing to stop is declared"
+    return _made(item, done, "processes and ports seen gone" if down else "-", last, down)
+
+
+def _data_set(item: Item, plan: Plan, view: View) -> Row:
+    dump = view.dump(plan, item)
+    vaults = view.proven_at(plan, item)
+    enough = len(vaults) >= proofs_required(plan)
+    last = view.get(item["id"], f"proof@{vaults[-1]}") if vaults else dump
+    done = f"copied (dump {dump_id(dump.result)[:12]})" if dump else "no current copy"
+    proof = f"restored and compared on {', '.join(vaults)}" if vaults else "not proven"
+    return _made(item, done, proof, last, enough)
+
+
+def _host(item: Item, view: View) -> Row:
+    seen = view.get(item["id"], "power")
+    off = seen is not None and seen.value == "off"
+    kind = seen.result.get("witness", {}).get("kind", "") if seen else ""
+    return _made(item, "powered off" if off else "not seen to be off", f"outside witness {kind}" if off else "-", seen, off)
+
+
+def _medium(item: Item, view: View, *, owed: bool) -> Row:
+    seen = view.get(item["id"], "wipe")
+    wiped = seen is not None and seen.value == "wiped"
+    done = "wiped" if wiped else ("not wiped" if owed else "kept until the wipe")
+    proof = "full read-back against the keyed stream, certificate" if wiped else "-"
+    return _made(item, done, proof, seen, wiped or not owed)
+
+
+def _resumed(item: Item, view: View) -> Row:
+    left = [
+        aspect for (item_id, aspect) in view.former if item_id == item["id"] and aspect in ("scheduler", "web", "service", "guest", "power")
+    ]
+    dark = [aspect for aspect in left if view.value(item["id"], aspect) in ("frozen", "closed", "stopped", "off")]
+    return _made(item, "as it was before" if not dark else f"still changed: {', '.join(dark)}", "-", None, not dark)
+
+
+def waves_accepted(plan: Plan, view: View) -> list[str]:
+    return [wave for wave in plan.waves if wave in view.accepted]
+
+
+def data_sets_of(plan: Plan, host: str) -> list[Item]:
+    return plan.of(*DATA_SETS, host=host)

@@ -1,0 +1,40 @@
+# Copyright: sunset.crm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The base of the actions that stay on the control node: they connect to nothing, so they answer for hosts that are off."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from typing import Any
+
+from ansible.plugins.action import ActionBase
+
+from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
+from ansible_collections.sunset.crm.plugins.plugin_utils.estate import Estate
+from ansible_collections.sunset.crm.plugins.plugin_utils.recording import plain
+
+
+class ControlAction(ActionBase):
+    """One act on the estate's folder; a Refusal becomes one clear message."""
+
+    _supports_check_mode = True
+    _supports_async = False
+
+    def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
+        result: dict[str, Any] = super().run(tmp, task_vars)
+        variables = task_vars or {}
+        try:
+            estate = Estate.at(variables.get("sunset_estate_dir"))
+            return {**result, **self.act(estate, plain(self._task.args), variables, bool(self._task.check_mode))}
+        except Refusal as exc:
+            return {**result, "failed": True, "changed": False, "msg": str(exc)}
+
+    @abstractmethod
+    def act(self, estate: Estate, args: dict[str, Any], task_vars: dict[str, Any], check: bool) -> dict[str, Any]:
+        """Do it and return Ansible's result."""
+
+
+def host_variables(task_vars: dict[str, Any], host: str) -> dict[str, Any]:
+    """The variables of another host, templated."""
+    return dict(task_vars["hostvars"][host])

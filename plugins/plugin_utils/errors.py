@@ -1,0 +1,10 @@
+# Copyright: sunset.crm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The one error class whose text is meant for the person at the terminal."""
+
+from __future__ import annotations
+
+
+class Refusal(Exception):
+    """Something is missing or wrong; nothing was touched. The text says what was found, expected and what to do."""

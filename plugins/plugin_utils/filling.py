@@ -1,0 +1,194 @@
+# Copyright: sunset.crm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The options that a step takes from the plan and the ledger, never from the task.
+
+A task that could name its own units, devices or digests could make evidence about something else than the item. So the
+action fills these in, and a task that gives another value is refused.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
+from ansible_collections.sunset.crm.plugins.plugin_utils.plan import DATA_SETS, Item, Plan
+from ansible_collections.sunset.crm.plugins.plugin_utils.steps import Step
+from ansible_collections.sunset.crm.plugins.plugin_utils.view import View
+
+Options = dict[str, Any]
+
+# What a task may choose: which step, how patiently, how fast, in what words, and what only makes a step stricter or is recorded as weaker.
+FREE = {
+    "item", "state", "vault", "timeout", "wait", "stall", "rate", "title", "message", "again", "verify", "protected", "retention",
+    "forced", "force_after", "force_allowed_by",
+}  # fmt: skip
+# What says where a module looks: from the item's declaration (C(sunset_items)), or the module's default.
+PLANNED = {
+    "database_dump": ("socket",),
+    "session_end": ("socket",),
+    "web_closed": ("unit",),
+    "docker_guests": ("socket",),
+    "vault_access": ("user", "reader_dir"),
+    "media_wipe": ("state_directory",),
+}
+# The kinds of items that each module is a step for.
+KINDS = {
+    "scheduler_state": ("application",),
+    "web_closed": ("application",),
+    "session_end": ("application",),
+    "service_state": ("application", "database"),
+    "database_dump": ("database",),
+    "filestore_archive": ("filestore",),
+    "docker_guests": ("container",),
+    "host_power": ("host",),
+    "vault_package": ("host",),
+    "vault_access": ("host",),
+    "vault_pull": DATA_SETS,
+    "vault_prove": DATA_SETS,
+    "media_wipe": ("medium",),
+}
+
+# Modules whose way back needs what was found before; the others keep it beside the thing itself or need nothing.
+TAKES_FORMER = ("scheduler_state", "service_state", "docker_guests")
+
+
+def options(step: Step, item: Item, plan: Plan, view: View, vault: str) -> Options:
+    """The options of this step that are not the task's to choose."""
+    try:
+        filled = _FILL[step.module](item, plan, view, vault)
+    except KeyError as exc:
+        raise Refusal(f"{step.module}: the plan declares no {exc} for {item['id']}; mend the inventory (sunset_items), then survey again") from None
+    filled = {**{name: item["expects"][name] for name in PLANNED.get(step.module, ()) if name in item["expects"]}, **filled}
+    if step.back and step.module in TAKES_FORMER:
+        filled["former"] = view.former.get((item["id"], step.aspect), {})
+    return filled
+
+
+def merged(given: Options, filled: Options, module: str) -> Options:
+    """The task's options with the filled ones. Raises Refusal for one that contradicts the plan, or is not the task's to choose."""
+    for name, value in given.items():
+        if value is None or name in FREE or (name in filled and filled[name] == value):
+            continue
+        said = f"the plan says {filled[name]!r}" if name in filled else "the plan says nothing of it"
+        raise Refusal(f"{module}: the task sets {name} to {value!r}, {said}. Leave the option out: it comes from the plan and the ledger.")
+    return {**{name: value for name, value in given.items() if value is not None}, **filled}
+
+
+def _scheduler_state(item: Item, plan: Plan, view: View, vault: str) -> Options:
+    schedulers = item["expects"].get("schedulers", {})
+    return {"units": schedulers.get("units", []), "cron_files": schedulers.get("cron_files", [])}
+
+
+def _web_closed(item: Item, plan: Plan, view: View, vault: str) -> Options:
+    web = item["expects"]["web"]
+    return {"server": web.get("server", "nginx"), "site": web["site"], "probes": web["probes"]}
+
+
+def _session_end(item: Item, plan: Plan, view: View, vault: str) -> Options:
+    sessions = item["expects"]["sessions"]
+    database = plan.items[sessions["database"]]["expects"]
+    return {
+        "engine": database["engine"],
+        "database": database["database"],
+        "table": sessions["table"],
+        "port": database.get("port"),
+    }
+
+
+def _service_state(item: Item, plan: Plan, view: View, vault: str) -> Options:
+    expects = item["expects"]
+    if item["kind"] == "database":
+        return {"services": [{"unit": expects["unit"], "ports": [expects["port"]] if expects.get("port") else []}]}
+    return {"services": expects.get("services", [])}
+
+
+def _database_dump(item: Item, plan: Plan, view: View, vault: str) -> Options:
+    expects = item["expects"]
+    return {name: expects.get(name) for name in ("engine", "database", "port", "staging")}
+
+
+def _filestore_archive(item: Item, plan: Plan, view: View, vault: str) -> Options:
+    return {name: item["expects"].get(name) for name in ("path", "staging")}
+
+
+def _docker_guests(item: Item, plan: Plan, view: View, vault: str) -> Options:
+    return {
+        "label": item["expects"]["label"],
+        "containers": item["expects"].get("containers") or item["identity"].get("containers"),
+        "staging": item["expects"].get("staging"),
+    }
+
+
+def _host_power(item: Item, plan: Plan, view: View, vault: str) -> Options:
+    known = {"machine_id": item["identity"]["machine_id"]} if item["identity"].get("machine_id") else {}
+    return {"witness": item["expects"]["power"], **known}
+
+
+def package_settings(plan: Plan, vault: str, host: str) -> Options:
+    """What every vault module is told about the package of a host."""
+    detail = plan.data["vaults"][vault]
+    places = {"live_dir": detail["live_dir"]} if "live_dir" in detail else {}
+    return {**places, "root": detail["root"], "estate": plan.estate, "package": host}
+
+
+def _vault_package(item: Item, plan: Plan, view: View, vault: str) -> Options:
+    # A package that is sealed while a dump is newer than its proof is begun again beside the old one.
+    stale = view.value(item["id"], f"package@{vault}") in ("sealed", "forgotten")
+    return {**package_settings(plan, vault, item["host"]), "custodians": plan.data["custodians"], "supersede": stale}
+
+
+def _vault_access(item: Item, plan: Plan, view: View, vault: str) -> Options:
+    package = view.get(item["id"], f"package@{vault}")
+    return {
+        "public_key": (package.result.get("pull_public_key") if package else None) or "",
+        "directories": sorted({data_set["expects"]["staging"] for data_set in plan.of(*DATA_SETS, host=item["host"])}),
+    }
+
+
+def _artefacts(item: Item, view: View) -> list[dict[str, Any]]:
+    seen = view.get(item["id"], "dump")
+    return seen.result.get("artefacts", []) if seen else []
+
+
+def _vault_pull(item: Item, plan: Plan, view: View, vault: str) -> Options:
+    host = plan.items[f"host:{item['host']}"]
+    return {
+        **package_settings(plan, vault, item["host"]),
+        "source": host["expects"]["reach"],
+        "artefacts": _artefacts(item, view),
+    }
+
+
+def _vault_prove(item: Item, plan: Plan, view: View, vault: str) -> Options:
+    proof = {"filestore": "filestore", "container": "image"}.get(item["kind"]) or item["expects"]["engine"]
+    seen = view.get(item["id"], "dump")
+    detail = plan.data["vaults"][vault]
+    return {
+        **package_settings(plan, vault, item["host"]),
+        **({"scratch": detail["scratch"]} if "scratch" in detail else {}),
+        "proof": proof,
+        "artefacts": _artefacts(item, view),
+        "source": seen.result.get("source", {}) if seen else {},
+    }
+
+
+def _media_wipe(item: Item, plan: Plan, view: View, vault: str) -> Options:
+    return {"device": item["wipe"].get("device", item["expects"]["device"]), "identity": item["identity"]}
+
+
+_FILL = {
+    "scheduler_state": _scheduler_state,
+    "web_closed": _web_closed,
+    "session_end": _session_end,
+    "service_state": _service_state,
+    "database_dump": _database_dump,
+    "filestore_archive": _filestore_archive,
+    "docker_guests": _docker_guests,
+    "host_power": _host_power,
+    "vault_package": _vault_package,
+    "vault_access": _vault_access,
+    "vault_pull": _vault_pull,
+    "vault_prove": _vault_prove,
+    "media_wipe": _media_wipe,
+}

@@ -1,0 +1,424 @@
+# Copyright: sunset.crm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The gates: what must have been seen before a step may be taken. Pure: plan, view and statements in, words out.
+
+Rules are relations between items, never between hosts that happened to answer: a data set is dumped when everything that
+writes to it is stopped, a host goes off when everything that stands on it is, a medium is wiped when every data set on it
+is proven.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from typing import Any
+
+from ansible_collections.sunset.crm.plugins.plugin_utils.plan import DATA_SETS, RUNNING, Item, Plan
+from ansible_collections.sunset.crm.plugins.plugin_utils.statements import Statement, Statements, covers, expired, moment
+from ansible_collections.sunset.crm.plugins.plugin_utils.steps import Step
+from ansible_collections.sunset.crm.plugins.plugin_utils.view import View
+
+SHUTDOWN = "playbooks/shutdown.yml"
+SURVEY = "playbooks/survey.yml"
+
+
+@dataclass(frozen=True)
+class Context:
+    """Everything a gate may look at. waves: those that the open run works on."""
+
+    plan: Plan
+    view: View
+    statements: Statements
+    approver: str
+    operator: str
+    waves: tuple[str, ...]
+    now: datetime
+    phase: str
+    login: str = ""
+
+
+@dataclass(frozen=True)
+class Missing:
+    """One piece that is missing: on which item, what, and the command or act that would mend it."""
+
+    item: str
+    what: str
+    mend: str
+
+    def __str__(self) -> str:
+        return f"{self.item}: {self.what} (mend: {self.mend})"
+
+
+def missing(step: Step, item: Item, context: Context, vault: str = "") -> list[Missing]:
+    """What keeps this step on this item from being taken; an empty list if nothing does."""
+    found = _of_phase(step, item, context) + _of_wave(step, item, context)
+    if step.back:
+        return found + _no_wipe(item, context)
+    return found + RULES[step.aspect, step.value](item, context, vault)
+
+
+def _of_phase(step: Step, item: Item, context: Context) -> list[Missing]:
+    """A run does what it was opened, and confirmed, for."""
+    wanted = step.phase if step.phase in ("wipe", "resume") else "shutdown"
+    if context.phase == wanted:
+        return []
+    return [Missing(item["id"], f"this run is a {context.phase}, {step.phase} belongs to a {wanted}", f"run playbooks/{wanted}.yml")]
+
+
+def _of_wave(step: Step, item: Item, context: Context) -> list[Missing]:
+    plan, wave = context.plan, item["wave"]
+    if wave not in context.waves:
+        return [
+            Missing(
+                item["id"], f"it belongs to wave {wave}, this run works on {', '.join(context.waves)}", f"run it with -e sunset_wave_wanted={wave}"
+            )
+        ]
+    if step.back:
+        return []
+    waves = plan.waves[: plan.waves.index(wave)] + ([wave] if step.phase == "wipe" else [])
+    return [
+        Missing(item["id"], f"wave {other} is not accepted yet", f"ansible-playbook {SHUTDOWN} -e sunset_wave_wanted={other}")
+        for other in waves
+        if other not in context.view.accepted
+    ]
+
+
+def _need(item: str, aspect: str, value: str, context: Context, mend: str) -> list[Missing]:
+    if context.view.value(item, aspect) == value:
+        return []
+    interrupted = any(e.record["item"] == item and e.record["aspect"] == aspect for e in context.view.interrupted)
+    what = f"not seen to be {value} ({aspect})" + (", an earlier try was interrupted" if interrupted else "")
+    return [Missing(item, what, mend)]
+
+
+def _again(context: Context) -> str:
+    return f"ansible-playbook {SHUTDOWN} -e sunset_wave_wanted={','.join(context.waves)}"
+
+
+def _web(item: Item, context: Context, vault: str) -> list[Missing]:
+    if not item["expects"].get("schedulers"):
+        return []
+    return _need(item["id"], "scheduler", "frozen", context, _again(context))
+
+
+def _frozen(item: Item, context: Context) -> list[Missing]:
+    found = _web(item, context, "")
+    if item["expects"].get("web"):
+        found += _need(item["id"], "web", "closed", context, _again(context))
+    return found
+
+
+def _session(item: Item, context: Context, vault: str) -> list[Missing]:
+    return _frozen(item, context)
+
+
+def _quiet(item: Item, context: Context) -> list[Missing]:
+    """An application is frozen and its users' sessions have ended."""
+    found = _frozen(item, context)
+    if item["expects"].get("sessions"):
+        found += _need(item["id"], "session", "ended", context, _again(context))
+    return found
+
+
+def _stopped(item: Item, context: Context) -> list[Missing]:
+    """A container is stopped; an application is quiet and so is every service that it declares."""
+    if item["kind"] == "container":
+        return _need(item["id"], "guest", "stopped", context, _again(context))
+    found = _quiet(item, context)
+    if item["expects"].get("services"):
+        found += _need(item["id"], "service", "stopped", context, _again(context))
+    return found
+
+
+def _above_stopped(item: Item, context: Context) -> list[Missing]:
+    """Everything that runs and stands on this item is stopped."""
+    return [lack for above in context.plan.standing_on(item["id"]) if above["kind"] in RUNNING for lack in _stopped(above, context)]
+
+
+def _service(item: Item, context: Context, vault: str) -> list[Missing]:
+    found = _above_stopped(item, context)
+    if item["kind"] == "application":
+        found += _quiet(item, context)
+    if item["kind"] == "database":
+        found += _proven(item, context)
+    return found
+
+
+def _guest(item: Item, context: Context, vault: str) -> list[Missing]:
+    return _above_stopped(item, context)
+
+
+def _dump(item: Item, context: Context, vault: str) -> list[Missing]:
+    found = _above_stopped(item, context)
+    return found + (_stopped(item, context) if item["kind"] == "container" else [])
+
+
+def _dumped(item: Item, context: Context) -> list[Missing]:
+    if context.view.dump(context.plan, item) is not None:
+        return []
+    stale = context.view.get(item["id"], "dump") is not None
+    what = "its dump is older than a start of something that writes to it" if stale else "no dump of it was seen"
+    return [Missing(item["id"], what, _again(context))]
+
+
+def _copy(item: Item, context: Context, vault: str) -> list[Missing]:
+    return _dumped(item, context) + _package_open(item, context, vault)
+
+
+def _package_open(item: Item, context: Context, vault: str) -> list[Missing]:
+    package = f"host:{item['host']}"
+    if context.view.value(package, f"package@{vault}") in ("open", "sealed"):
+        return []
+    return [Missing(package, f"it has no package on the vault {vault}", _again(context))]
+
+
+def _proof(item: Item, context: Context, vault: str) -> list[Missing]:
+    lacks = _dumped(item, context)
+    if not lacks and vault not in context.view.proven_at(context.plan, item, "copy"):
+        lacks = [Missing(item["id"], f"the vault {vault} has no copy of its current dump", _again(context))]
+    return lacks
+
+
+def _sealed(item: Item, context: Context, vault: str) -> list[Missing]:
+    return [
+        Missing(data_set["id"], f"not proven on the vault {vault}", _again(context))
+        for data_set in context.plan.of(*DATA_SETS, host=item["host"])
+        if vault not in context.view.proven_at(context.plan, data_set)
+    ]
+
+
+def proofs_required(plan: Plan) -> int:
+    """How many vaults must hold a proven copy: the setting, else two where there are two, else one. Never none."""
+    return max(1, int(plan.setting("proofs_required", min(2, len(plan.vaults)))))
+
+
+def _proven(item: Item, context: Context) -> list[Missing]:
+    lacks = _dumped(item, context)
+    if lacks:
+        return lacks
+    vaults = context.view.proven_at(context.plan, item)
+    wanted = proofs_required(context.plan)
+    if len(vaults) >= wanted:
+        return []
+    return [Missing(item["id"], f"restored and compared on {len(vaults)} of {wanted} vaults", _again(context))]
+
+
+def _classified(host: str, context: Context) -> list[Missing]:
+    return [
+        Missing(
+            f"host:{host}",
+            f"found but neither planned nor classified by a person: {finding['id']} ({finding['what']})",
+            f"classify it (sunset_classified), then {SURVEY} and a new approval",
+        )
+        for finding in context.plan.unclassified(host)
+    ]
+
+
+def _power(item: Item, context: Context, vault: str) -> list[Missing]:
+    plan, view, host = context.plan, context.view, item["host"]
+    found = _classified(host, context)
+    for other in plan.of(*RUNNING, host=host):
+        found += _stopped(other, context)
+    for data_set in plan.of(*DATA_SETS, host=host):
+        found += _proven(data_set, context)
+        if data_set["kind"] == "database" and data_set["expects"].get("unit"):
+            found += _need(data_set["id"], "service", "stopped", context, _again(context))
+    if plan.of(*DATA_SETS, host=host):
+        sealed = [vault for vault in plan.vaults if view.value(item["id"], f"package@{vault}") in ("sealed", "forgotten")]
+        if len(sealed) < proofs_required(plan):
+            found.append(Missing(item["id"], f"its package is sealed on {len(sealed)} of {proofs_required(plan)} vaults", _again(context)))
+        for vault in plan.vaults:
+            if view.value(item["id"], f"access@{vault}") == "present":
+                found.append(Missing(item["id"], f"the read access of the vault {vault} is not taken back", _again(context)))
+    for above in plan.hosts_before(host):
+        found += _need(f"host:{above}", "power", "off", context, _again(context))
+    return found
+
+
+def _forgotten(item: Item, context: Context, vault: str) -> list[Missing]:
+    value = context.view.value(item["id"], f"package@{vault}")
+    if value == "forgotten":
+        return []
+    found = [] if value == "sealed" else [Missing(item["id"], f"its package on {vault} is not sealed", _again(context))]
+    attested = {statement.signer for statement in attestations(item, context, vault)}
+    wanted = max(1, int(context.plan.setting("custodians_required", 1)))
+    if len(attested) < wanted:
+        found.append(
+            Missing(
+                item["id"],
+                f"{len(attested)} of {wanted} custodians have shown that the wrapped identity of its package on {vault} opens",
+                "a custodian runs scripts/custodian challenge on the own machine and hands in the signed attestation",
+            )
+        )
+    return found
+
+
+def attestations(item: Item, context: Context, vault: str) -> list[Statement]:
+    """Custodians' statements that the very identity of the package on this vault opens, newest word of each."""
+    digest = identity_digest(item, context.view, vault)
+    custodians = {custodian.get("name") for custodian in context.plan.data.get("custodians", [])}
+    return [
+        statement
+        for statement in context.statements.of("attestation")
+        if digest
+        and statement.signer in custodians
+        and statement.document.get("about") == f"package:{item['host']}"
+        and statement.document.get("identity_digest") == digest
+        and not expired(statement.document, context.now)
+    ]
+
+
+def identity_digest(item: Item, view: View, vault: str) -> str | None:
+    """Digest of the age identity of a host's package, as the vault reported it."""
+    seen = view.get(item["id"], f"package@{vault}")
+    return seen.result.get("identity_digest") if seen else None
+
+
+def authorisation(item: Item, context: Context) -> tuple[Statement | None, list[str]]:
+    """The authorisation that names this medium, and why others that name it do not count."""
+    reasons = []
+    for statement in context.statements.of("authorisation"):
+        media = statement.document.get("media")
+        named = [entry for entry in media if isinstance(entry, dict) and entry.get("item") == item["id"]] if isinstance(media, list) else []
+        if not named:
+            continue
+        wrong = _authorisation_faults(statement, named[0], item, context)
+        if not wrong:
+            return statement, []
+        reasons.append(f"{statement.name} does not count: {'; '.join(wrong)}")
+    return None, reasons
+
+
+def _authorisation_faults(statement: Statement, named: dict[str, Any], item: Item, context: Context) -> list[str]:
+    wrong = []
+    if "expires" not in statement.document:
+        wrong.append("it has no expiry")
+    elif expired(statement.document, context.now):
+        wrong.append(f"it expired at {statement.document['expires']}")
+    for name in ("serial", "size"):
+        if not item["identity"].get(name):
+            wrong.append(f"the plan knows no {name} of it, so nobody can name it")
+        elif named.get(name) != item["identity"][name]:
+            wrong.append(f"it names {name} {named.get(name)!r}, the plan has {item['identity'].get(name)!r}")
+    if named.get("method") != item["wipe"].get("method", "overwrite"):
+        wrong.append(f"it names the method {named.get('method')!r}, the plan has {item['wipe'].get('method', 'overwrite')!r}")
+    if context.plan.dual and statement.signer in (context.operator, context.login):
+        wrong.append("its signer is the operator of this run")
+    if context.plan.dual and statement.signer == context.approver:
+        wrong.append("its signer is also the one who approved the plan, a second person is needed")
+    return wrong
+
+
+def held(item_ids: list[str], context: Context) -> list[Statement]:
+    """Legal holds that speak of one of these items and were not lifted."""
+    lifted = {s.document.get("lifts") for s in context.statements.of("hold")}
+    return [
+        statement
+        for statement in context.statements.of("hold")
+        if not statement.document.get("lifts")
+        and statement.sha256 not in lifted
+        and any(covers(statement.document, item_id) for item_id in item_ids)
+    ]
+
+
+def waiver(gate: str, item: Item, context: Context) -> Statement | None:
+    """A signed word to go on without one piece of evidence about this item."""
+    for statement in context.statements.of("waiver"):
+        document = statement.document
+        if document.get("gate") == gate and covers(document, item["id"]) and not expired(document, context.now):
+            return statement
+    return None
+
+
+def _grace(item: Item, context: Context, hosts: list[str]) -> list[Missing]:
+    seconds = float(context.plan.setting("grace_seconds", 14 * 86400))
+    since = [moment(seen.at) for host in hosts if (seen := context.view.get(f"host:{host}", "power")) and seen.at]
+    ends = max((start for start in since if start), default=None)
+    if ends is not None and context.now >= ends + timedelta(seconds=seconds):
+        return []
+    if waiver("grace", item, context):
+        return []
+    until = (ends + timedelta(seconds=seconds)).isoformat() if ends else "unknown, the hosts are not off"
+    return [Missing(item["id"], f"the grace period has not ended (until {until})", "wait, or hand in a signed waiver of the gate 'grace'")]
+
+
+def _wipe(item: Item, context: Context, vault: str) -> list[Missing]:
+    plan, view = context.plan, context.view
+    data_sets = plan.carried_by(item["id"])
+    hosts = plan.media_hosts(item)
+    found = [lack for host in hosts for lack in _need(f"host:{host}", "power", "off", context, _again(context))]
+    found += [lack for host in hosts for lack in _classified(host, context)]
+    found += [lack for data_set in data_sets for lack in _proven(data_set, context)]
+    for host in sorted({data_set["host"] for data_set in data_sets}):
+        package = plan.items[f"host:{host}"]
+        for name in plan.vaults:
+            if view.value(package["id"], f"package@{name}") != "forgotten":
+                lacks = _forgotten(package, context, name)
+                found += lacks or [
+                    Missing(
+                        package["id"], f"the vault {name} still holds the identity of its package", "ansible-playbook playbooks/wipe.yml"
+                    )
+                ]
+    found += _grace(item, context, hosts)
+    for name in context.statements.doubtful_holds:
+        what = f"{name} says that it is a legal hold, but cannot be counted: {context.statements.rejected.get(name, '')}"
+        found.append(Missing(item["id"], what, "have it signed again, or cleared up by the one whose hold it is"))
+    for hold in held([item["id"], *(data_set["id"] for data_set in data_sets)], context):
+        found.append(Missing(item["id"], f"legal hold {hold.name} by {hold.signer}", "have it lifted by a signed statement"))
+    statement, reasons = authorisation(item, context)
+    if statement is None:
+        what = "no authorisation names it" if not reasons else "; ".join(reasons)
+        found.append(Missing(item["id"], what, "have it authorised by a second person (docs/operator.md, 'Authorising the wipe')"))
+    return found
+
+
+def _no_wipe(item: Item, context: Context) -> list[Missing]:
+    plan = context.plan
+    below = {item["id"]}
+    frontier = [item["id"]]
+    while frontier:
+        for parent in plan.items[frontier.pop()]["stands_on"]:
+            if parent not in below:
+                below.add(parent)
+                frontier.append(parent)
+    media = {
+        medium
+        for other in plan.items.values()
+        if other["id"] in below or (item["kind"] == "host" and other["host"] == item["host"])
+        for medium in other.get("media", [])
+    }
+    return [
+        Missing(
+            item["id"],
+            f"the wipe of {medium} has begun: there is no way back from here",
+            "restore from the vault (docs/operator.md, 'Opening a package')",
+        )
+        for medium in sorted(media)
+        if context.view.wipe_begun(medium)
+    ]
+
+
+def _first(item: Item, context: Context, vault: str) -> list[Missing]:
+    """Steps before which nothing but the wave has to be in order."""
+    return []
+
+
+RULES: dict[tuple[str, str], Callable[[Item, Context, str], list[Missing]]] = {
+    ("scheduler", "frozen"): _first,
+    ("package", "open"): _first,
+    ("access", "absent"): _first,
+    ("web", "closed"): _web,
+    ("session", "ended"): _session,
+    ("service", "stopped"): _service,
+    ("guest", "stopped"): _guest,
+    ("dump", "saved"): _dump,
+    ("access", "present"): _package_open,
+    ("copy", "stored"): _copy,
+    ("proof", "equal"): _proof,
+    ("package", "sealed"): _sealed,
+    ("package", "forgotten"): _forgotten,
+    ("power", "off"): _power,
+    ("wipe", "wiped"): _wipe,
+}

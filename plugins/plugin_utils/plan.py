@@ -1,0 +1,227 @@
+# Copyright: sunset.crm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The plan: every item that is expected, what it stands on, and the words it is approved with.
+
+Pure functions over the parsed plan file. An item is a mapping with at least C(id) (kind:name), C(kind), C(wave),
+C(host) (inventory name), C(identity) and C(stands_on) (ids).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+from typing import Any
+
+from ansible_collections.sunset.crm.plugins.module_utils._canonical import digest
+from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
+
+SCHEMA = 1
+KINDS = ("host", "application", "database", "filestore", "container", "medium")
+DATA_SETS = ("database", "filestore", "container")
+RUNNING = ("application", "container")
+FIELDS = ("id", "kind", "wave", "host", "identity", "stands_on", "expects")
+
+Item = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A parsed plan and the digest of the very bytes that were read."""
+
+    data: dict[str, Any]
+    sha256: str
+    items: dict[str, Item] = field(default_factory=dict)
+
+    @property
+    def estate(self) -> str:
+        return str(self.data["estate"])
+
+    @property
+    def waves(self) -> list[str]:
+        return list(self.data["waves"])
+
+    @property
+    def dual(self) -> bool:
+        return bool(self.data.get("control", "dual") != "single")
+
+    @property
+    def allowed_signers(self) -> str:
+        return str(self.data["allowed_signers"])
+
+    @property
+    def vaults(self) -> list[str]:
+        """Names of the vaults; the plan maps each to its settings."""
+        return list(self.data["vaults"])
+
+    def setting(self, name: str, default: Any) -> Any:
+        return self.data.get("settings", {}).get(name, default)
+
+    def of(self, *kinds: str, wave: str | None = None, host: str | None = None) -> list[Item]:
+        """Items of these kinds, in plan order, of one wave or host if given."""
+        return [
+            item for item in self.items.values() if item["kind"] in kinds and wave in (None, item["wave"]) and host in (None, item["host"])
+        ]
+
+    def standing_on(self, item_id: str) -> list[Item]:
+        """Items that stand on this one, directly or through others."""
+        found: dict[str, Item] = {}
+        frontier = [item_id]
+        while frontier:
+            parent = frontier.pop()
+            for item in self.items.values():
+                if parent in item["stands_on"] and item["id"] not in found:
+                    found[item["id"]] = item
+                    frontier.append(item["id"])
+        return list(found.values())
+
+    def carried_by(self, medium_id: str) -> list[Item]:
+        """The data sets that lie on this medium."""
+        return [item for item in self.of(*DATA_SETS) if medium_id in item.get("media", [])]
+
+    def hosts_before(self, host: str) -> list[str]:
+        """Hosts that must be off before this one: something on them stands on something of this host."""
+        here = {item["id"] for item in self.items.values() if item["host"] == host and item["kind"] != "medium"}
+        above = {item["host"] for item_id in here for item in self.standing_on(item_id)}
+        return sorted(above - {host})
+
+    def media_hosts(self, medium: Item) -> list[str]:
+        """Hosts that must be off before this medium is wiped: its own and those of the data sets on it."""
+        return sorted({medium["host"], *(data_set["host"] for data_set in self.carried_by(medium["id"]))})
+
+    def unclassified(self, host: str | None = None) -> list[dict[str, Any]]:
+        """What was found and is neither planned nor classified by a person."""
+        return [finding for finding in self.data.get("findings", []) if not finding.get("classified") and host in (None, finding["host"])]
+
+
+def parse(text: bytes) -> Plan:
+    """Read and check a plan. Raises Refusal naming every fault."""
+    try:
+        data = json.loads(text)
+    except ValueError as exc:
+        raise Refusal(f"the plan is not JSON ({exc}); make it again with playbooks/survey.yml") from None
+    problems = faults(data) if isinstance(data, dict) else ["it is not a mapping"]
+    if problems:
+        raise Refusal("the plan cannot be used: " + "; ".join(problems) + ". Mend the inventory and survey again.")
+    return Plan(data, hashlib.sha256(text).hexdigest(), {item["id"]: item for item in data["items"]})
+
+
+def load(path: Path) -> Plan:
+    try:
+        return parse(path.read_bytes())
+    except FileNotFoundError:
+        raise Refusal(f"there is no plan at {path}; run playbooks/survey.yml first") from None
+
+
+def subject(item: Item) -> str:
+    """What evidence about an item is about: digest of its identity and place. Another thing under the same name has another one."""
+    return digest({"id": item["id"], "host": item["host"], "identity": item["identity"]})
+
+
+def faults(data: dict[str, Any]) -> list[str]:
+    """What is wrong with a plan, in words; an empty list if nothing is."""
+    wrong = [f"the field {name} is missing" for name in ("estate", "waves", "vaults", "allowed_signers", "items") if not data.get(name)]
+    if data.get("schema") != SCHEMA:
+        wrong.append(f"its schema is {data.get('schema')!r}, this version reads {SCHEMA}")
+    if wrong:
+        return wrong
+    items: list[Item] = data["items"]
+    wrong += [
+        f"the item {item.get('id', item)!r} lacks {name}"
+        for item in items
+        for name in (*FIELDS, *(("wipe",) if item.get("kind") == "medium" else ()))
+        if name not in item
+    ]
+    if wrong:
+        return wrong
+    wrong += _setting_faults(data)
+    ids = [item["id"] for item in items]
+    wrong += [f"{item_id} is there twice" for item_id in sorted({i for i in ids if ids.count(i) > 1})]
+    for item in items:
+        wrong += _item_faults(item, set(ids), data["waves"])
+    if not wrong:
+        wrong += _circles(items)
+        wrong += _dark_vaults(items, data["vaults"])
+        wrong += _twins(items)
+    return wrong
+
+
+def _item_faults(item: Item, ids: set[str], waves: list[str]) -> list[str]:
+    wrong = []
+    name = item["id"]
+    if item.get("kind") not in KINDS:
+        wrong.append(f"{name} is of the unknown kind {item.get('kind')!r} (known: {', '.join(KINDS)})")
+    if item.get("wave") not in waves:
+        wrong.append(f"{name} belongs to the wave {item.get('wave')!r}, which the plan does not have")
+    if not item.get("identity"):
+        wrong.append(f"{name} has no identity")
+    wrong += [f"{name} stands on {parent}, which the plan does not have" for parent in item["stands_on"] if parent not in ids]
+    wrong += [f"{name} lies on {medium}, which the plan does not have" for medium in item.get("media", []) if medium not in ids]
+    wrong += [f"{name} lies on {medium}, which is no medium" for medium in item.get("media", []) if not medium.startswith("medium:")]
+    if item.get("kind") in ("database", "filestore") and not item.get("media"):
+        wrong.append(f"{name} lies on no known medium")
+    if not name.startswith(f"{item['kind']}:") or (item["kind"] == "host" and name != f"host:{item['host']}"):
+        wrong.append(f"{name} is not named after its kind {item['kind']!r}" + (" and host" if item["kind"] == "host" else ""))
+    if f"host:{item['host']}" not in ids:
+        wrong.append(f"{name} is on {item['host']}, which is no host of the plan")
+    if item["kind"] == "application" and not any(item["expects"].get(part) for part in ("schedulers", "web", "services")):
+        wrong.append(f"{name} declares nothing to freeze or stop (schedulers, web, services), so nothing could show that it is down")
+    return wrong
+
+
+def _setting_faults(data: dict[str, Any]) -> list[str]:
+    """Settings that would open a gate by themselves, or that nobody can read."""
+    wrong, settings = [], data.get("settings", {})
+    if len(set(data["waves"])) != len(data["waves"]):
+        wrong.append("a wave is named twice")
+    if data.get("control", "dual") not in ("dual", "single"):
+        wrong.append(f"control is {data['control']!r} (known: dual, single)")
+    limits = (("proofs_required", len(data["vaults"])), ("custodians_required", len(data.get("custodians", []))))
+    for name, most in limits:
+        value = settings.get(name, 1)
+        if not isinstance(value, int) or isinstance(value, bool) or value < 1 or (name in settings and value > most):
+            wrong.append(f"the setting {name} is {value!r}; expected a whole number from 1 to {most}")
+    grace = settings.get("grace_seconds", 0)
+    if not isinstance(grace, int | float) or isinstance(grace, bool) or not grace >= 0:
+        wrong.append(f"the setting grace_seconds is {grace!r}; expected a number of seconds")
+    return wrong
+
+
+def _twins(items: list[Item]) -> list[str]:
+    """Two items for one device: the authorisation of one would wipe the other."""
+    known: dict[str, str] = {}
+    wrong = []
+    for item in items:
+        told = {name: item["identity"].get(name) for name in ("serial", "wwid", "inode", "size")}
+        if item["kind"] == "medium" and any(told[name] for name in ("serial", "wwid", "inode")):
+            twin = known.setdefault(digest(told), item["id"])
+            if twin != item["id"]:
+                wrong.append(f"{twin} and {item['id']} are the same device ({told['serial'] or told['wwid'] or told['inode']})")
+    return wrong
+
+
+def _circles(items: list[Item]) -> list[str]:
+    try:
+        order(items)
+    except CycleError as exc:
+        return ["these items stand on each other in a circle: " + " -> ".join(exc.args[1])]
+    return []
+
+
+def _dark_vaults(items: list[Item], vaults: list[str]) -> list[str]:
+    hosts = {item["host"] for item in items if item["kind"] == "host"}
+    return [f"the vault {vault} is itself a host that goes off" for vault in vaults if vault in hosts]
+
+
+def order(items: list[Item]) -> list[str]:
+    """Ids, each after everything that it stands on."""
+    return list(TopologicalSorter({item["id"]: item["stands_on"] for item in items}).static_order())
+
+
+def wave_of_shared(waves: list[str], users: Iterable[str]) -> str:
+    """The wave of an item that serves several: the last of them."""
+    return max(users, key=waves.index)

@@ -1,0 +1,64 @@
+# Copyright: sunset.crm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The report of an estate: one self-contained page made from plan, ledger and certificates. Pure but for the template file."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from ansible_collections.sunset.crm.plugins.plugin_utils import closing
+from ansible_collections.sunset.crm.plugins.plugin_utils.ledger import Entry
+from ansible_collections.sunset.crm.plugins.plugin_utils.plan import Plan
+from ansible_collections.sunset.crm.plugins.plugin_utils.statements import Statements
+from ansible_collections.sunset.crm.plugins.plugin_utils.view import View
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+
+def facts(
+    plan: Plan, view: View, entries: list[Entry], words: Statements, approver: str, certificates: list[dict[str, Any]], made: str
+) -> dict[str, Any]:
+    """Everything that the page shows."""
+    refused = [entry.record for entry in entries if entry.record.get("kind") == "refused"]
+    runs = [entry.record for entry in entries if entry.record.get("kind") == "run" and entry.record.get("state") == "open"]
+    return {
+        "estate": plan.estate,
+        "made": made,
+        "plan_sha256": plan.sha256,
+        "approver": approver,
+        "control": "dual" if plan.dual else "single",
+        "waves": [{"name": wave, "accepted": wave in view.accepted} for wave in plan.waves],
+        "rows": [asdict(closing.row(item, plan, view, "wipe")) for item in plan.items.values()],
+        "findings": plan.data.get("findings", []),
+        "statements": [
+            {"kind": s.kind, "signer": s.signer, "name": s.name, "sha256": s.sha256, "reason": s.document.get("reason", "")}
+            for s in words.valid
+        ],
+        "rejected": words.rejected,
+        "interrupted": [e.record for e in view.interrupted],
+        "refused": [{"item": r["item"], "at": r["at"], "missing": [m["what"] for m in r["missing"]]} for r in refused],
+        "runs": [{key: run.get(key) for key in ("run", "phase", "waves", "operator", "machine", "at")} for run in runs],
+        "certificates": certificates,
+        "lines": len(entries),
+        "head": entries[-1].hash if entries else "",
+    }
+
+
+def page(content: dict[str, Any]) -> str:
+    """The HTML of the report; everything that came from the estate is escaped."""
+    environment = jinja2.Environment(loader=jinja2.FileSystemLoader(str(TEMPLATES)), autoescape=True, undefined=jinja2.StrictUndefined)
+    return environment.get_template("report.html.j2").render(content)
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    """The rows as text for a terminal."""
+    heads = {"item": "item", "done": "what was done", "proof": "proof", "evidence": "evidence"}
+    widths = {key: max(len(head), *(len(str(row[key])) for row in rows)) if rows else len(head) for key, head in heads.items()}
+    lines = ["  ".join(head.ljust(widths[key]) for key, head in heads.items()), "  ".join("-" * width for width in widths.values())]
+    lines += ["  ".join(str(row[key]).ljust(widths[key]) for key in heads).rstrip() for row in rows]
+    return "\n".join(lines)

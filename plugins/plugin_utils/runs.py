@@ -1,0 +1,103 @@
+# Copyright: sunset.crm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Opening and closing a run: which waves it works on, who is asked to do what, and what it must have finished."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
+from ansible_collections.sunset.crm.plugins.plugin_utils.plan import DATA_SETS, Item, Plan
+from ansible_collections.sunset.crm.plugins.plugin_utils.view import View
+
+PHASES = ("shutdown", "wipe", "resume")
+
+
+def waves_of(phase: str, wanted: str, plan: Plan, view: View) -> list[str]:
+    """The waves of a run: those named (comma-separated), else the first that is not accepted, for a wipe all accepted ones."""
+    if wanted:
+        waves = [wave.strip() for wave in str(wanted).split(",")]
+        unknown = [wave for wave in waves if wave not in plan.waves]
+        if unknown:
+            raise Refusal(f"the plan has no wave {', '.join(unknown)} (its waves, in order: {', '.join(plan.waves)})")
+        return waves
+    accepted = [wave for wave in plan.waves if wave in view.accepted]
+    if phase == "wipe":
+        if not accepted:
+            raise Refusal("no wave is accepted yet, so there is nothing to wipe; run playbooks/shutdown.yml first")
+        return accepted
+    if phase == "resume":
+        touched = {item for item, _aspect in view.seen}
+        return [wave for wave in plan.waves if any(plan.items[i]["wave"] == wave for i in touched if i in plan.items)] or plan.waves[:1]
+    waiting = [wave for wave in plan.waves if wave not in view.accepted]
+    return waiting[:1] or plan.waves[-1:]
+
+
+def members(plan: Plan, waves: list[str]) -> list[dict[str, Any]]:
+    """For each machine of the run: its name, its place (estate, vault or station) and the ids of its items by kind."""
+    found: dict[tuple[str, str], dict[str, list[str]]] = {}
+
+    def add(host: str, place: str, kind: str, item_id: str) -> None:
+        found.setdefault((host, place), {}).setdefault(kind, []).append(item_id)
+
+    for item in plan.items.values():
+        if item["wave"] not in waves:
+            continue
+        if item["kind"] == "medium":
+            add(item["wipe"]["host"], "station", "medium", item["id"])
+            continue
+        for kind in _work(item):
+            add(item["host"], "estate", kind, item["id"])
+        if item["expects"].get("sessions"):
+            add(plan.items[item["expects"]["sessions"]["database"]]["host"], "estate", "session", item["id"])
+        if item["kind"] == "host" and plan.of(*DATA_SETS, host=item["host"]):
+            add(item["host"], "estate", "package", item["id"])
+    for vault in plan.vaults:
+        for item in plan.items.values():
+            if item["wave"] in waves and item["kind"] in DATA_SETS:
+                add(vault, "vault", "data_set", item["id"])
+                package = f"host:{item['host']}"
+                if package not in found[vault, "vault"].get("package", []):
+                    add(vault, "vault", "package", package)
+    tiers = power_order(plan)
+    # One machine in two places (a vault that is also the station) is told all its work each time: its variables are its own.
+    work = {host: {kind: ids for (name, _), kinds in found.items() if name == host for kind, ids in kinds.items()} for host, _ in found}
+    return [
+        {"host": host, "place": place, "items": work[host], "tier": tiers.get(host, 0), "vaults": plan.vaults}
+        for host, place in sorted(found)
+    ]
+
+
+def _work(item: Item) -> list[str]:
+    """The lists of work that an item is in: its kind, and what it declares to be frozen or stopped."""
+    expects = item["expects"]
+    if item["kind"] == "application":
+        declared = (("scheduler", "schedulers"), ("web", "web"), ("application", "services"))
+        return [name for name, key in declared if expects.get(key)]
+    if item["kind"] == "database" and expects.get("unit"):
+        return ["database", "database_service"]
+    return [item["kind"]]
+
+
+def power_order(plan: Plan) -> dict[str, int]:
+    """Host -> tier: tier 0 goes off first; a host goes after all whose items stand on its own."""
+    hosts = sorted({item["host"] for item in plan.items.values()})
+    tiers: dict[str, int] = {}
+
+    def tier(host: str, path: tuple[str, ...]) -> int:
+        if host in path:
+            raise Refusal(f"the hosts {' -> '.join([*path, host])} stand on each other in a circle; the power-off has no order")
+        if host not in tiers:
+            tiers[host] = max((tier(above, (*path, host)) + 1 for above in plan.hosts_before(host)), default=0)
+        return tiers[host]
+
+    for host in hosts:
+        tier(host, ())
+    return tiers
+
+
+def unreached(plan: Plan, waves: list[str], present: list[str]) -> list[str]:
+    """Machines that this run needs and that the play does not have (cut off by --limit, or not in the inventory)."""
+    needed = {member["host"] for member in members(plan, waves)}
+    return sorted(needed - set(present))

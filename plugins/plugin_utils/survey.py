@@ -1,0 +1,147 @@
+# Copyright: sunset.crm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""From what the inventory declares and what the hosts showed to a plan. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
+from ansible_collections.sunset.crm.plugins.plugin_utils.plan import DATA_SETS, SCHEMA, wave_of_shared
+
+Facts = dict[str, Any]
+
+# Identity fields of a medium that must be equal between plan, survey and authorisation.
+MEDIUM_KEYS = ("serial", "wwid", "size", "inode")
+# Those of them that tell one medium from another; a size alone does not.
+TELLING = ("serial", "wwid", "inode")
+
+
+def build(estate: Facts, hosts: dict[str, Facts]) -> tuple[dict[str, Any], list[str]]:
+    """The plan and what stands against it.
+
+    estate: estate, waves, vaults, custodians, settings, allowed_signers, control, classified.
+    hosts: name -> wave, power, reach, items (the inventory's declarations), survey (what host_survey returned, or None).
+    The second value names everything expected that is missing or unknown; a plan with such faults must not be written.
+    """
+    lacks: list[str] = []
+    items: list[Facts] = []
+    findings: list[Facts] = []
+    for host, facts in sorted(hosts.items()):
+        survey = facts.get("survey")
+        if not survey:
+            lacks.append(f"{host}: it gave no survey (unreachable, or its survey failed)")
+            continue
+        items.append(_host(host, facts, survey))
+        for declared in facts["items"]:
+            items.append(_declared(host, facts, declared, survey, lacks))
+        findings += [_finding(host, found, estate.get("classified", [])) for found in survey.get("findings", [])]
+    _lay_on_media(items, lacks)
+    _share_waves(items, estate["waves"])
+    plan = {
+        "schema": SCHEMA,
+        "estate": estate["estate"],
+        "control": estate.get("control", "dual"),
+        "waves": estate["waves"],
+        "vaults": estate["vaults"],
+        "custodians": estate["custodians"],
+        "settings": estate.get("settings", {}),
+        "allowed_signers": estate["allowed_signers"],
+        "items": items,
+        "findings": sorted(findings, key=lambda f: (f["host"], f["id"])),
+    }
+    return plan, lacks
+
+
+def _host(host: str, facts: Facts, survey: Facts) -> Facts:
+    identity = {name: survey[name] for name in ("machine_id", "hostname") if survey.get(name)}
+    return {
+        "id": f"host:{host}",
+        "kind": "host",
+        "host": host,
+        "wave": facts["wave"],
+        "identity": identity,
+        "stands_on": [],
+        "expects": {"power": facts["power"], "reach": facts["reach"]},
+    }
+
+
+def _declared(host: str, facts: Facts, declared: Facts, survey: Facts, lacks: list[str]) -> Facts:
+    item_id = f"{declared['kind']}:{declared['name']}"
+    seen = survey.get("expected", {}).get(item_id, {})
+    found = seen.get("found", "unknown")
+    if found != "yes":
+        what = "is not there" if found == "no" else "could not be examined"
+        lacks.append(f"{item_id} on {host} {what}: {seen.get('detail') or 'the survey says nothing of it'}")
+    expects = {key: value for key, value in declared.items() if key not in ("kind", "name", "uses", "wave", "identity", "wipe")}
+    item = {
+        "id": item_id,
+        "kind": declared["kind"],
+        "host": host,
+        "wave": declared.get("wave", facts["wave"]),
+        "identity": seen.get("identity") or {},
+        "stands_on": sorted({*declared.get("uses", []), *_volumes(declared), *([f"host:{host}"] if declared["kind"] != "medium" else [])}),
+        "expects": expects,
+    }
+    if declared["kind"] in DATA_SETS:
+        item["_media"] = seen.get("media", [])
+    if declared["kind"] == "medium":
+        item["wipe"] = declared["wipe"]
+        for key, value in declared.get("identity", {}).items():
+            if key in MEDIUM_KEYS and item["identity"].get(key) != value:
+                lacks.append(f"{item_id} on {host}: {key} is {item['identity'].get(key)!r}, the inventory expects {value!r}")
+    return item
+
+
+def _volumes(declared: Facts) -> list[str]:
+    return [volume["filestore"] for volume in declared.get("volumes", [])]
+
+
+def _same_medium(one: Facts, other: Facts) -> bool:
+    shared = [key for key in MEDIUM_KEYS if one.get(key) and other.get(key)]
+    return any(key in TELLING for key in shared) and all(one[key] == other[key] for key in shared)
+
+
+def _lay_on_media(items: list[Facts], lacks: list[str]) -> None:
+    """Replace the devices that each data set was seen on by the ids of planned media."""
+    media = [item for item in items if item["kind"] == "medium"]
+    for item in items:
+        if item["kind"] not in DATA_SETS:
+            continue
+        item["media"] = []
+        for device in item.pop("_media"):
+            ids = [medium["id"] for medium in media if _same_medium(medium["identity"], device)]
+            if ids:
+                item["media"] += ids
+            else:
+                name = device.get("serial") or device.get("device") or "an unknown device"
+                lacks.append(f"{item['id']} lies on {name}, which no medium of the inventory is")
+
+
+def _share_waves(items: list[Facts], waves: list[str]) -> None:
+    """What serves several waves belongs to the last of them."""
+    by_id = {item["id"]: item for item in items}
+    for item in items:
+        if item["wave"] not in waves:
+            raise Refusal(f"{item['id']} belongs to the wave {item['wave']!r}; the inventory's waves are {', '.join(waves)}")
+    waiting = list(items)
+    while waiting:
+        item = waiting.pop()
+        below = [*item["stands_on"], *item.get("media", [])]
+        if item["kind"] == "host":
+            below += [medium["id"] for medium in items if medium["kind"] == "medium" and medium["host"] == item["host"]]
+        for parent in (by_id[name] for name in below if name in by_id):
+            last = wave_of_shared(waves, [parent["wave"], item["wave"]])
+            if last != parent["wave"]:
+                # It now serves a later wave, and so does all that it stands on.
+                parent["wave"] = last
+                waiting.append(parent)
+
+
+def _finding(host: str, found: Facts, classified: list[Facts]) -> Facts:
+    """A finding with the classification of the person who gave one, if the id and host fit."""
+    for word in classified:
+        if word.get("id") == found["id"] and word.get("host", host) == host and word.get("by") and word.get("as"):
+            return {**found, "host": host, "classified": {key: word[key] for key in ("by", "as", "reason") if key in word}}
+    return {**found, "host": host, "classified": None}

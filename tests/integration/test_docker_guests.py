@@ -1,0 +1,417 @@
+# Copyright: sunset.crm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""docker_guests' verbs against a real engine, with containers that behave badly. The engine is reached through the relay."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import hashlib
+import io
+import json
+import tarfile
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import docker
+import docker.errors
+import pytest
+from ansible_collections.sunset.crm.plugins.plugin_utils import docker_verbs, guests, relay
+from ansible_collections.sunset.crm.plugins.plugin_utils.account import Account
+from ansible_collections.sunset.crm.plugins.plugin_utils.docker_engine import Engine
+from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
+
+from tests.lab.image import ensure_mini_image
+
+SOCKET = "/var/run/docker.sock"
+OBEYS = "trap 'exit 0' TERM; while :; do sleep 0.1; done"
+SLOW = "trap 'sleep 6; exit 0' TERM; while :; do sleep 0.1; done"
+IGNORES = "trap '' TERM; while :; do sleep 0.1; done"
+ANSWERS_137 = "trap 'exit 137' TERM; while :; do sleep 0.1; done"
+NO_HANDLER_SIGNAL = "SIGUSR1"
+
+
+class Stack:
+    """Containers with a label of their own, on the machine's engine."""
+
+    def __init__(self, api: docker.APIClient, image: str) -> None:
+        self.api, self.image = api, image
+        self.mark = uuid.uuid4().hex[:8]
+        self.label = f"sunset-test-e={self.mark}"
+        self.notes: list[dict[str, Any]] = []
+
+    def name(self, short: str) -> str:
+        return f"ste-{self.mark}-{short}"
+
+    def names(self, *short: str) -> list[str]:
+        return [self.name(one) for one in short]
+
+    def make(self, short: str, script: str, policy: str = "no", *, start: bool = True, **rest: Any) -> str:
+        labels = {} if rest.pop("stranger", False) else {"sunset-test-e": self.mark}
+        labels.update(rest.pop("labels", {}))
+        labels["sunset-test-e-all"] = self.mark
+        # The image carries the lab's own label; a container that kept it would be cleaned away with the lab.
+        labels["sunset-lab"] = "no"
+        create = {key: rest.pop(key) for key in ("stop_signal",) if key in rest}
+        retries = {"MaximumRetryCount": 3} if policy == "on-failure" else {}
+        if policy != "no":
+            rest["restart_policy"] = {"Name": policy, **retries}
+        host = self.api.create_host_config(**rest)
+        made = self.api.create_container(
+            self.image, ["/bin/sh", "-c", script], name=self.name(short), labels=labels, host_config=host, **create
+        )
+        if start:
+            self.api.start(made["Id"])
+        return str(made["Id"])
+
+    def inspect(self, short: str) -> dict[str, Any]:
+        return dict(self.api.inspect_container(self.name(short)))
+
+    def status(self, short: str) -> str:
+        return str(self.inspect(short)["State"]["Status"])
+
+    def policy(self, short: str) -> str:
+        return str(self.inspect(short)["HostConfig"]["RestartPolicy"]["Name"])
+
+    def settle(self) -> None:
+        """Give the scripts the moment that they need to set their traps."""
+        time.sleep(0.4)
+
+    @contextlib.contextmanager
+    def engine(self) -> Iterator[Engine]:
+        far = relay.Reach(argv=lambda line: ["/bin/sh", "-c", line], direct=False, name="far")
+        with relay.Relay(far, SOCKET) as way, Engine(way.address, self.label, way=way) as engine:
+            yield engine
+
+    def stop(self, *short: str, timeout: float = 15, check: bool = False, **rest: Any) -> dict[str, Any]:
+        limits = docker_verbs.Limits(timeout, rest.pop("force_after", None), rest.pop("allowed_by", ""))
+        with self.engine() as engine:
+            return docker_verbs.stop(
+                engine,
+                Account("docker_guests", "container:t"),
+                self.names(*short),
+                limits,
+                rest.pop("former", {}),
+                self.notes.append,
+                check,
+            )
+
+    def start(self, former: dict[str, Any], check: bool = False) -> dict[str, Any]:
+        with self.engine() as engine:
+            return docker_verbs.start(engine, Account("docker_guests", "container:t"), former, 15, check)
+
+    def save(self, staging: Path, *short: str, check: bool = False) -> dict[str, Any]:
+        with self.engine() as engine:
+            return docker_verbs.save(
+                engine, Account("docker_guests", "container:t"), relay.here(), "container:t", self.names(*short), str(staging), check
+            )
+
+    def row(self, answer: dict[str, Any], short: str) -> dict[str, Any]:
+        found: dict[str, Any] = answer["result"]["guests"][self.name(short)]
+        return found
+
+    def remove(self) -> None:
+        for one in self.api.containers(all=True, filters={"label": f"sunset-test-e-all={self.mark}"}):
+            with contextlib.suppress(docker.errors.NotFound):
+                self.api.remove_container(one["Id"], force=True, v=True)
+
+
+@pytest.fixture(scope="session")
+def api() -> Iterator[docker.APIClient]:
+    client = docker.APIClient(base_url=f"unix://{SOCKET}", version="auto", timeout=60)
+    yield client
+    client.close()
+
+
+@pytest.fixture
+def stack(api: docker.APIClient) -> Iterator[Stack]:
+    made = Stack(api, ensure_mini_image())
+    yield made
+    made.remove()
+
+
+def test_all_ways_of_ending_are_told_apart(stack: Stack) -> None:
+    stack.make("obeys", OBEYS, "always")
+    stack.make("slow", SLOW, "unless-stopped")
+    stack.make("own137", ANSWERS_137)
+    stack.make("gone", "exit 0", "on-failure")
+    stack.make("never", OBEYS, "always", start=False)
+    # With --init the program dies of the signal itself: 143.
+    stack.make("dies", "sleep 1000", init=True)
+    stack.make("signal", "trap 'exit 5' USR1; trap '' TERM; while :; do sleep 0.1; done", stop_signal=NO_HANDLER_SIGNAL)
+    stack.make("stranger", OBEYS, "always", stranger=True)
+    stack.settle()
+    everyone = ("obeys", "slow", "own137", "gone", "never", "dies", "signal")
+
+    dry = stack.stop(*everyone, check=True)
+    assert dry["changed"] is True
+    assert stack.status("obeys") == "running"
+    assert stack.policy("obeys") == "always"
+    assert stack.notes == []
+
+    done = stack.stop(*everyone)
+    assert (done["changed"], done["evidence"]["verdict"]) == (True, "yes"), done.get("msg")
+    ends = {short: (stack.row(done, short)["how"], stack.row(done, short)["graceful"]) for short in everyone}
+    assert ends == {
+        "obeys": (guests.BY_ITSELF, "yes"),
+        "slow": (guests.BY_ITSELF, "yes"),
+        "own137": (guests.UNKNOWN, "unknown"),
+        "gone": (guests.ALREADY_OFF, "yes"),
+        "never": (guests.ALREADY_OFF, "yes"),
+        "dies": (guests.BY_ITSELF, "yes"),
+        "signal": (guests.BY_ITSELF, "yes"),
+    }
+    assert stack.row(done, "dies")["after"]["exit_code"] == 143
+    assert stack.row(done, "signal")["after"]["exit_code"] == 5
+    assert 5.5 < stack.row(done, "slow")["seconds"] < 8
+    assert stack.row(done, "slow")["policy_before"] == "unless-stopped"
+    assert {stack.row(done, short)["policy_after"] for short in everyone} == {"no"}
+    assert done["result"]["way"] == "unknown"
+    assert (stack.status("stranger"), stack.policy("stranger")) == ("running", "always")
+
+    for _ in range(3):
+        again = stack.stop(*everyone)
+        assert (again["changed"], again["evidence"]["verdict"], again["evidence"]["actions"]) == (False, "yes", [])
+
+
+def test_what_ignores_the_signal_is_named_and_left_running(stack: Stack) -> None:
+    stack.make("ignores", IGNORES, "always")
+    stack.make("obeys", OBEYS)
+    stack.settle()
+    done = stack.stop("ignores", "obeys", timeout=2)
+    assert done["failed"] is True
+    assert done["evidence"]["verdict"] == "no"
+    assert f"{stack.name('ignores')} did not end within 2 s" in done["msg"]
+    assert "nothing was killed" in done["msg"]
+    assert (stack.row(done, "ignores")["how"], stack.row(done, "obeys")["how"]) == (guests.STILL_ON, guests.BY_ITSELF)
+    assert (stack.status("ignores"), stack.policy("ignores")) == ("running", "no")
+
+    forced = stack.stop("ignores", "obeys", timeout=10, force_after=1.0, allowed_by="Ada", former=done["result"]["former"])
+    assert forced["evidence"]["verdict"] == "yes"
+    assert (stack.row(forced, "ignores")["how"], stack.row(forced, "obeys")["how"]) == (guests.BY_FORCE, guests.ALREADY_OFF)
+    assert (forced["result"]["way"], forced["result"]["force_allowed_by"]) == ("forced", "Ada")
+    assert forced["result"]["forced"] == stack.names("ignores")
+    assert stack.row(forced, "ignores")["policy_before"] == "always"
+
+
+def test_a_kill_by_somebody_else_is_seen(stack: Stack) -> None:
+    stack.make("ignores", IGNORES)
+    stack.settle()
+    with stack.engine() as engine:
+        before = engine.observe()
+        engine.ask(before[0])
+        stack.api.kill(before[0].key, "SIGKILL")
+        while engine.powers()[before[0].key] != "off":
+            time.sleep(0.1)
+        ending = engine.ending(before[0], engine.observe()[0], asked=True, forced=False)
+    assert (ending.how, ending.graceful) == (guests.BY_FORCE, "no")
+    assert "somebody else" in ending.detail
+
+
+def test_paused_and_restarting_containers(stack: Stack) -> None:
+    stack.make("paused", OBEYS, "unless-stopped")
+    stack.make("loop", "exit 3", "always")
+    stack.settle()
+    stack.api.pause(stack.name("paused"))
+    deadline = time.monotonic() + 20
+    while stack.status("loop") != "restarting" and time.monotonic() < deadline:
+        time.sleep(0.02)
+    done = stack.stop("paused", "loop")
+    assert done["evidence"]["verdict"] == "yes", done.get("msg")
+    assert (stack.row(done, "paused")["how"], stack.row(done, "paused")["after"]["exit_code"]) == (guests.BY_ITSELF, 0)
+    assert stack.row(done, "loop")["after"]["exit_code"] == 3
+    assert done["result"]["former"][stack.name("paused")]["power"] == "paused"
+    time.sleep(2)
+    assert (stack.status("loop"), stack.status("paused")) == ("exited", "exited")
+    back = stack.start(done["result"]["former"])
+    assert back["evidence"]["verdict"] == "yes", back.get("msg")
+    assert stack.status("paused") == "paused"
+    assert stack.policy("loop") == "always"
+
+
+def test_twenty_take_as_long_as_the_slowest(stack: Stack) -> None:
+    names = [f"n{number}" for number in range(20)]
+    for name in names:
+        stack.make(name, "trap 'sleep 2; exit 0' TERM; while :; do sleep 0.2; done")
+    stack.settle()
+    start = time.monotonic()
+    done = stack.stop(*names, timeout=60)
+    seconds = time.monotonic() - start
+    assert done["evidence"]["verdict"] == "yes", done.get("msg")
+    assert {stack.row(done, name)["how"] for name in names} == {guests.BY_ITSELF}
+    # One after the other would be 40 s and more.
+    assert seconds < 20
+
+
+def compose(service: str, depends: str = "") -> dict[str, str]:
+    return {
+        "com.docker.compose.project": "shop",
+        "com.docker.compose.service": service,
+        "com.docker.compose.depends_on": depends,
+    }
+
+
+def test_dependents_end_first_and_come_back_last(stack: Stack) -> None:
+    slow = "trap 'sleep 1; exit 0' TERM; while :; do sleep 0.1; done"
+    stack.make("db", slow, labels=compose("db"))
+    stack.make("app", slow, labels=compose("app", "db:service_started:false"))
+    stack.make("web", slow, labels=compose("web", "app:service_started:true,db:service_started:false"))
+    stack.settle()
+    done = stack.stop("db", "app", "web")
+    asked = [action["guest"] for action in done["evidence"]["actions"] if action["did"] == "asked"]
+    assert asked == stack.names("web", "app", "db")
+    assert stack.inspect("app")["State"]["FinishedAt"] < stack.inspect("db")["State"]["FinishedAt"]
+    back = stack.start(done["result"]["former"])
+    assert back["result"]["started"] == stack.names("db", "app", "web")
+
+
+def test_what_carries_a_stubborn_container_is_left_running(stack: Stack) -> None:
+    stack.make("db", OBEYS, labels=compose("db"))
+    stack.make("web", IGNORES, labels=compose("web", "db:service_started:false"))
+    stack.settle()
+    done = stack.stop("db", "web", timeout=1.5)
+    assert done["failed"] is True
+    assert (stack.status("db"), stack.row(done, "db")["how"]) == ("running", guests.NOT_ASKED)
+    assert f"{stack.name('db')} was not asked" in done["msg"]
+
+
+def test_a_wrong_set_is_refused_untouched(stack: Stack) -> None:
+    stack.make("here", OBEYS, "always")
+    with pytest.raises(Refusal, match="missing is in the plan and not there"):
+        stack.stop("here", "missing")
+    stack.make("extra", OBEYS)
+    with pytest.raises(Refusal, match="extra is there and not in the plan"):
+        stack.stop("here")
+    assert (stack.status("here"), stack.policy("here")) == ("running", "always")
+
+
+def test_a_vanishing_container_is_refused_untouched(stack: Stack) -> None:
+    stack.make("here", OBEYS, "always")
+    stack.make("rm", OBEYS, auto_remove=True)
+    with pytest.raises(Refusal, match=r"rm: it was started with --rm"):
+        stack.stop("here", "rm")
+    assert stack.policy("here") == "always"
+
+
+def test_killed_between_policy_and_stop(stack: Stack) -> None:
+    """The controller dies after the policies were taken away. The next run must not take that for the former state."""
+    stack.make("a", OBEYS, "always")
+    stack.make("b", OBEYS, "on-failure")
+    stack.make("off", "exit 0", "unless-stopped", start=False)
+    stack.settle()
+
+    class Killed(BaseException):
+        pass
+
+    def die(_self: Engine, guest: guests.Guest) -> None:
+        raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Engine, "ask", die)
+        with pytest.raises(Killed):
+            stack.stop("a", "b", "off")
+    assert (stack.status("a"), stack.policy("a"), stack.policy("off")) == ("running", "no", "no")
+    noted = stack.notes[-1]["former"]
+
+    done = stack.stop("a", "b", "off", former=noted)
+    assert (done["changed"], done["evidence"]["verdict"]) == (True, "yes")
+    former = done["result"]["former"]
+    assert [former[stack.name(short)]["policy"]["Name"] for short in ("a", "b", "off")] == ["always", "on-failure", "unless-stopped"]
+
+    dry = stack.start(former, check=True)
+    assert (dry["changed"], stack.status("a")) == (True, "exited")
+    back = stack.start(former)
+    assert (back["changed"], back["evidence"]["verdict"]) == (True, "yes"), back.get("msg")
+    assert [stack.status(short) for short in ("a", "b", "off")] == ["running", "running", "created"]
+    assert [stack.policy(short) for short in ("a", "b", "off")] == ["always", "on-failure", "unless-stopped"]
+    assert stack.inspect("b")["HostConfig"]["RestartPolicy"]["MaximumRetryCount"] == 3
+    again = stack.start(former)
+    assert (again["changed"], again["evidence"]["verdict"]) == (False, "yes")
+
+
+def test_a_container_that_does_not_come_back_is_named(stack: Stack) -> None:
+    stack.make("once", "test ! -e /tmp/done || exit 4; echo >/tmp/done; " + OBEYS)
+    stack.settle()
+    former = stack.stop("once")["result"]["former"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(docker_verbs, "SETTLE", 0.2)
+        back = stack.start(former)
+    assert back["failed"] is True
+    assert f"{stack.name('once')} does not run" in back["msg"]
+
+
+def test_saved_containers_hold_what_the_container_wrote(stack: Stack, tmp_path: Path) -> None:
+    stack.make(
+        "db", "echo kept >/data/own-layer; " + OBEYS, labels={"note": 'it\'s "quoted"'}, binds={f"ste-{stack.mark}": {"bind": "/vol"}}
+    )
+    stack.settle()
+    staging = tmp_path / "staging"
+    with pytest.raises(Refusal, match="db still runs"):
+        stack.save(staging, "db")
+    assert stack.save(staging, "db", check=True)["changed"] is True
+    stack.stop("db")
+
+    done = stack.save(staging, "db")
+    try:
+        assert (done["changed"], done["evidence"]["verdict"]) == (True, "yes")
+        artefacts = {artefact["role"]: artefact for artefact in done["result"]["artefacts"]}
+        for artefact in artefacts.values():
+            data = Path(artefact["path"]).read_bytes()
+            assert (hashlib.sha256(data).hexdigest(), len(data)) == (artefact["sha256"], artefact["bytes"])
+        tar = gzip.decompress(Path(artefacts["image"]["path"]).read_bytes())
+        assert hashlib.sha256(tar).hexdigest() == artefacts["image"]["plain_sha256"]
+        assert len(tar) == artefacts["image"]["plain_bytes"]
+        assert json.loads(Path(artefacts["inspect"]["path"]).read_text())["Name"] == f"/{stack.name('db')}"
+        assert done["result"]["volumes"][0]["name"] == f"ste-{stack.mark}"
+        assert Path(done["result"]["volumes"][0]["mountpoint"]).is_absolute()
+        assert "sunset-saved" not in json.dumps([image["RepoTags"] for image in stack.api.images()])
+
+        assert stack.save(staging, "db")["changed"] is False
+        Path(artefacts["image"]["path"]).write_bytes(b"torn")
+        assert stack.save(staging, "db")["changed"] is True
+
+        # What was saved can be loaded, and what the container wrote is in it.
+        reference = json.loads(_member(tar, "manifest.json"))[0]["RepoTags"][0]
+        stack.api.load_image(io.BytesIO(tar))
+        made = stack.api.create_container(
+            reference, ["cat", "/data/own-layer"], labels={"sunset-test-e-all": stack.mark, "sunset-lab": "no"}
+        )
+        stack.api.start(made["Id"])
+        stack.api.wait(made["Id"], timeout=30)
+        assert stack.api.logs(made["Id"]) == b"kept\n"
+        stack.remove()
+        stack.api.remove_image(reference, force=True)
+    finally:
+        stack.remove()
+        stack.api.remove_volume(f"ste-{stack.mark}", force=True)
+
+
+def _member(tar: bytes, name: str) -> bytes:
+    with tarfile.open(fileobj=io.BytesIO(tar)) as opened:
+        found = opened.extractfile(name)
+        assert found is not None
+        return found.read()
+
+
+def test_killed_between_commit_and_save(stack: Stack, tmp_path: Path) -> None:
+    stack.make("db", OBEYS)
+    stack.settle()
+    stack.stop("db")
+    with stack.engine() as engine:
+        reference, made = engine.snapshot(engine.inspects()[0], "container:t")
+        assert made
+        assert engine.snapshot(engine.inspects()[0], "container:t") == (reference, False)
+    done = stack.save(tmp_path / "s", "db")
+    assert "found the commit of an earlier run" in [action["did"] for action in done["evidence"]["actions"]]
+    assert stack.api.images(name=reference) == []
+
+
+def test_the_engine_may_be_gone() -> None:
+    with pytest.raises(Refusal, match="the Docker engine does not answer"):
+        Engine("/nonexistent.sock", "a=b")
+    with pytest.raises(Refusal, match="label is empty"):
+        Engine(SOCKET, "")

@@ -1,0 +1,5 @@
+# Copyright: sunset.crm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+# When the database is there and filled.
+systemctl start nginx.service creme-web.service creme-jobs.service

@@ -1,0 +1,76 @@
+# Copyright: sunset.crm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the two persons of the lab do at their own desks: approve, open packages, authorise, waive.
+
+They use the scripts that people get (scripts/statement, scripts/custodian) and their own keys, and hand files in to the operator.
+"""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from pathlib import Path
+
+from . import estate, paths
+from .people import PEOPLE
+from .shell import run
+
+SCRIPTS = paths.TOP / "scripts"
+NAME = "lab"
+
+
+def _hand_in(folder: Path) -> None:
+    """The person gives the statements of a folder to the operator."""
+    target = paths.ESTATE / "statements"
+    target.mkdir(mode=0o700, parents=True, exist_ok=True)
+    for path in sorted(folder.iterdir()):
+        shutil.copy(path, target)
+
+
+def _statement(person: str, verb: str, *arguments: str) -> None:
+    key = str(PEOPLE[person].ssh_key)
+    run([sys.executable, str(SCRIPTS / "statement"), verb, "--key", key, "--yes", NAME, *arguments])
+
+
+def approve(person: str = "alice") -> None:
+    """Approve the plan that lies in the estate's folder now."""
+    _statement(person, "approve", str(paths.ESTATE / "plan.json"))
+
+
+def _stated(person: str, verb: str, *arguments: str) -> None:
+    out = PEOPLE[person].folder / "out"
+    shutil.rmtree(out, ignore_errors=True)
+    _statement(person, verb, "--out", str(out), str(paths.ESTATE / "plan.json"), *arguments)
+    _hand_in(out)
+
+
+def authorise(*media: str, person: str = "bob", days: float = 7) -> None:
+    """Authorise the wipe of these media, or of all of the plan."""
+    _stated(person, "authorise", "--days", str(days), *media)
+
+
+def waive_grace(*items: str, person: str = "alice", reason: str = "a demo does not wait two weeks") -> None:
+    _stated(person, "waive", "--gate", "grace", "--reason", reason, *items)
+
+
+def challenge(package: str, person: str = "bob") -> None:
+    """Show that the wrapped identity of a package opens with the person's own key."""
+    folder = PEOPLE[person].folder / "challenge"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    wrapped = folder / f"{package}.{person}.age"
+    stored = f"/srv/vault/{NAME}/keys/{wrapped.name}"
+    wrapped.write_bytes(estate.execute("vault1", ["base64", "-w0", stored]).encode())
+    import base64
+
+    wrapped.write_bytes(base64.b64decode(wrapped.read_bytes()))
+    out = folder / "out"
+    out.mkdir()
+    run(
+        [
+            sys.executable, str(SCRIPTS / "custodian"), "challenge", "--estate", NAME, "--package", package, "--custodian", person,
+            "--identity", str(PEOPLE[person].age_identity), "--signing-key", str(PEOPLE[person].ssh_key), "--out", str(out), str(wrapped),
+        ]
+    )  # fmt: skip
+    _hand_in(out)

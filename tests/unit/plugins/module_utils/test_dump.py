@@ -1,0 +1,58 @@
+# Copyright: sunset.crm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+import pytest
+
+from ansible_collections.sunset.crm.plugins.module_utils import _dump_my, _dump_pg, _stream
+from ansible_collections.sunset.crm.plugins.module_utils._fingerprint_my import Column
+
+ALL = {"dump-history": True, "ignore-table-data": True, "system": True, "skip-dump-date": True}
+
+
+def test_one_pass_where_the_text_form_is_exact():
+    (only,) = _dump_my.plan_passes("crm", ALL, [], [])
+    assert {"--routines", "--events", "--triggers", "--hex-blob", "--single-transaction"} <= set(only)
+    assert only[-2:] == ["--databases", "crm"]
+
+
+@pytest.mark.parametrize("ignore", [True, False])
+def test_triggers_and_events_come_after_the_own_export(ignore):
+    passes = _dump_my.plan_passes("crm", dict(ALL, **{"ignore-table-data": ignore}), ["leads"], [])
+    assert len(passes) == (2 if ignore else 3)
+    for early in passes[:-1]:
+        assert "--skip-triggers" in early and "--skip-events" in early
+    assert "--no-data" in passes[-1] and "--triggers" in passes[-1] and "--events" in passes[-1]
+    assert any("crm.leads" in argument for argument in passes[-2])
+
+
+def test_history_that_cannot_be_dumped_is_refused_by_name():
+    with pytest.raises(ValueError, match="tables audit keep their history"):
+        _dump_my.plan_passes("crm", dict(ALL, **{"dump-history": False}), [], ["audit"])
+
+
+def test_rows_become_inserts_of_bounded_size(monkeypatch):
+    monkeypatch.setattr(_dump_my, "STATEMENT_BYTES", 8)
+    columns = [Column("a`b", "int", "", None)]
+    out = list(_dump_my.insert_chunks(iter([b"(1)\n(2", b"222222)\n(3)\n"]), "t", columns))
+    assert out == [b"INSERT INTO `t` (`a``b`) VALUES\n(1),\n(2222222);\n", b"INSERT INTO `t` (`a``b`) VALUES\n(3);\n"]
+
+
+@pytest.mark.parametrize("output, message", [(b"NULL\n", "too large"), (b"(1)\n(2", "middle of a row")])
+def test_a_row_that_was_not_printed_is_an_error(output, message):
+    with pytest.raises(_stream.StreamError, match="table t: .*" + message):
+        list(_dump_my.insert_chunks(iter([output]), "t", [Column("a", "int", "", None)]))
+
+
+def test_computed_columns_are_not_inserted_but_a_period_is():
+    columns = [Column("a", "int", "", None), Column("b", "int", "`A` + 1", None), Column("s", "timestamp", "ROW START", None)]
+    assert [one.name for one in _dump_my.stored(columns)] == ["a", "s"]
+
+
+def test_text_keeps_its_bytes_and_its_charset():
+    assert "_latin1 X'''" in _dump_my.literal(Column("t", "varchar", "", "latin1"))
+
+
+def test_tools_of_the_servers_version_are_preferred():
+    assert _dump_pg.major(150020) == "15" and _dump_pg.major(90624) == "9.6"
+    assert _dump_pg.find_tool("pg_dump", "15", lambda path: path.startswith("/usr/pgsql-15/")) == "/usr/pgsql-15/bin/pg_dump"
+    assert _dump_pg.find_tool("pg_dump", "15", lambda path: False) == "pg_dump"

@@ -1,0 +1,107 @@
+# Copyright: sunset.crm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+import pytest
+
+from ansible_collections.sunset.crm.plugins.module_utils import _fingerprint, _fingerprint_my, _fingerprint_pg, _sqlclient
+
+
+def taken(**changes):
+    value = {
+        "schema": 1, "engine": "postgresql", "database": "crm", "method": "md5", "version": "15.1",
+        "tables": {"public.a": {"rows": 2, "hash": "10"}, "public.b": {"rows": 0, "hash": "0"}},
+        "derived": {"public.m": {"rows": 1, "hash": "5"}},
+        "catalogue": {"view": {"public.v": "aa"}, "sequence value": {"public.s": "7/true"}},
+        "globals": {"role": {"postgres": "bb"}},
+    }
+    value.update(changes)
+    return value
+
+
+def told(source, copy):
+    return [(one["kind"], one["name"], one["what"]) for one in _fingerprint.compare(source, copy)]
+
+
+def test_equal():
+    assert _fingerprint.compare(taken(), taken(version="15.9")) == []
+    assert _fingerprint.verdict([]) == "equal"
+    assert _fingerprint.digest(taken()) == _fingerprint.digest(taken(version="15.9"))
+
+
+@pytest.mark.parametrize("changes, expected", [
+    ({"tables": {"public.a": {"rows": 2, "hash": "11"}, "public.b": {"rows": 0, "hash": "0"}}}, ("table", "public.a", "content")),
+    ({"tables": {"public.a": {"rows": 1, "hash": "10"}, "public.b": {"rows": 0, "hash": "0"}}}, ("table", "public.a", "rows")),
+    ({"tables": {"public.a": {"rows": 2, "hash": "10"}}}, ("table", "public.b", "missing in the copy")),
+    ({"catalogue": {"view": {"public.v": "ab"}, "sequence value": {"public.s": "7/true"}}}, ("view", "public.v", "definition")),
+    ({"catalogue": {"view": {}, "sequence value": {"public.s": "7/true"}}}, ("view", "public.v", "missing in the copy")),
+    ({"catalogue": {"sequence value": {"public.s": "7/true"}}}, ("view", "public.v", "missing in the copy")),
+    ({"globals": {"role": {}}}, ("role", "postgres", "missing in the copy")),
+])
+def test_each_difference_has_a_name_and_decides(changes, expected):
+    assert told(taken(), taken(**changes)) == [expected]
+    assert _fingerprint.verdict(_fingerprint.compare(taken(), taken(**changes))) == "different"
+    assert _fingerprint.digest(taken()) != _fingerprint.digest(taken(**changes))
+
+
+@pytest.mark.parametrize("changes", [
+    {"derived": {"public.m": {"rows": 9, "hash": "6"}}},  # refreshed by the restore
+    {"globals": {"role": {"postgres": "bb", "vault": "cc"}}},  # the throw-away server's own
+])
+def test_derived_differences_are_told_but_do_not_decide(changes):
+    differences = _fingerprint.compare(taken(), taken(**changes))
+    assert len(differences) == 1
+    assert _fingerprint.verdict(differences) == "equal"
+
+
+@pytest.mark.parametrize("changes", [{"database": "other"}, {"method": "x"}, {"engine": "mariadb"}, {"schema": 2}])
+def test_what_cannot_be_compared_is_refused(changes):
+    with pytest.raises(ValueError, match="cannot be compared"):
+        _fingerprint.compare(taken(), taken(**changes))
+
+
+def test_unknown_engine_is_refused_by_name():
+    with pytest.raises(ValueError, match="sqlite"):
+        _fingerprint.open_session("sqlite", "crm")
+
+
+@pytest.mark.parametrize("before, after", [
+    ("CHECK (((v)::text = ANY ((ARRAY['a'::character varying, 'b'::character varying])::text[])))",
+     "CHECK (((v)::text = ANY (ARRAY[('a'::character varying)::text, ('b'::character varying)::text])))"),
+    ("'x'::\"S 2\".\"My Type\"", "'x'"),
+    ("(a)::numeric(10,2)", "a"),
+])
+def test_expressions_that_mean_the_same_have_one_normal_form(before, after):
+    assert _fingerprint_pg.normal_expression(before) == _fingerprint_pg.normal_expression(after)
+
+
+def test_expressions_that_differ_stay_different():
+    assert _fingerprint_pg.normal_expression("CHECK (a > 1)") != _fingerprint_pg.normal_expression("CHECK (a > 2)")
+
+
+def test_hostile_names_are_quoted():
+    statement = _fingerprint_pg.contents_statement('s"; DROP TABLE x; --', "ta\nble", "md5")
+    assert 'ONLY "s""; DROP TABLE x; --"."ta\nble" AS' in statement
+    assert _sqlclient.my_identifier("a`b") == "`a``b`"
+    assert _sqlclient.my_literal("it's") == "_utf8mb4 X'69742773'"
+    assert _sqlclient.postgresql_target("a'b\\ c", 5433, "/run/x") == \
+        "dbname='a\\'b\\\\ c' user='postgres' host='/run/x' port=5433"
+
+
+def test_float_is_hashed_as_the_exact_double():
+    column = _fingerprint_my.Column("f", "float", "", None)
+    assert "CAST(`f` AS DOUBLE)" in _fingerprint_my.row_hash([column])
+    assert _fingerprint_my.exact_value("t", "longtext") == "SHA2(`t`, 256)"
+
+
+def test_history_of_a_versioned_table_is_read():
+    suffix, implicit = _fingerprint_my.history("SYSTEM VERSIONED", [_fingerprint_my.Column("a", "int", "", None)])
+    assert suffix == " FOR SYSTEM_TIME ALL" and [one.name for one in implicit] == ["row_start", "row_end"]
+    named = [_fingerprint_my.Column("since", "timestamp", "ROW START", None)]
+    assert _fingerprint_my.history("SYSTEM VERSIONED", named) == (" FOR SYSTEM_TIME ALL", [])
+    assert _fingerprint_my.history("BASE TABLE", []) == ("", [])
+
+
+def test_batch_output_of_the_client_is_undone():
+    assert _sqlclient._unescape(b"a\\nb\\tc\\\\d\\0") == "a\nb\tc\\d\0"
+    assert _sqlclient._unhex(b"-") is None
+    assert _sqlclient._unhex(b"") == ""
