@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from ansible_collections.sunset.crm.plugins.plugin_utils import ledger, report, statements
+from ansible_collections.sunset.crm.plugins.plugin_utils import certificate, ledger, report, statements
 from ansible_collections.sunset.crm.plugins.plugin_utils.control import ControlAction
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
 from ansible_collections.sunset.crm.plugins.plugin_utils.estate import Estate, write
@@ -26,7 +26,7 @@ class ActionModule(ControlAction):
             approver = estate.approver(plan)
         except Refusal as exc:
             approver = f"nobody ({exc})"
-        certificates = [json.loads(path.read_bytes()) for path in sorted(estate.certificates_folder.glob("*.json"))]
+        certificates = [certificate.summary(json.loads(path.read_bytes())) for path in sorted(estate.certificates_folder.glob("*.json"))]
         content = report.facts(plan, build(entries, plan=plan), entries, words, approver, certificates, ledger.now())
         path = estate.report_folder / "index.html"
         if not check:

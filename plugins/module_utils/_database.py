@@ -16,8 +16,10 @@ def port_problem(declared, found):
     """A second server on one host answers at the default socket: the port tells which one was meant."""
     if declared is None or found in (None, 0, declared):
         return None
-    return "the server at the local socket uses port {0}, declared is {1}; set the option socket to the socket of the server that " \
-           "is meant".format(found, declared)
+    return (
+        "the server at the local socket uses port {0}, declared is {1}; set the option socket to the socket of the server that "
+        "is meant".format(found, declared)
+    )
 
 
 def specification(params):
@@ -28,8 +30,10 @@ def specification(params):
     try:
         return {"postgresql": _postgresql, "mariadb": _mariadb}[params["engine"]](spec)
     except (_sqlclient.SqlError, _stream.StreamError) as error:
-        raise DatabaseError("database {0} on {1} could not be looked at: {2}. Is the server running, and does it let its own "
-                            "account in by the local socket?".format(params["database"], params["engine"], error))
+        raise DatabaseError(
+            "database {0} on {1} could not be looked at: {2}. Is the server running, and does it let its own "
+            "account in by the local socket?".format(params["database"], params["engine"], error)
+        )
 
 
 def _postgresql(spec):
@@ -49,9 +53,14 @@ def _mariadb(spec):
     spec["client"] = _dump_my.client()
     _dump_my.dumper()
     with _fingerprint.open_session("mariadb", spec["database"], socket=spec["socket"], client=spec["client"]) as session:
-        version, datadir, port, size = session.rows([
-            "VERSION()", "@@datadir", "@@port",
-            "(SELECT IFNULL(SUM(DATA_LENGTH), 0) FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE())"])[0]
+        version, datadir, port, size = session.rows(
+            [
+                "VERSION()",
+                "@@datadir",
+                "@@port",
+                "(SELECT IFNULL(SUM(DATA_LENGTH), 0) FROM information_schema.TABLES WHERE TABLE_SCHEMA = DATABASE())",
+            ]
+        )[0]
     problem = port_problem(spec["port"], int(port)) if not spec["socket"] else None
     if problem:
         raise DatabaseError(problem)
@@ -66,8 +75,9 @@ def unchanged(spec, record):
     if record["source"].get("identity") != spec["identity"]:
         return False
     try:
-        with _fingerprint.open_session(spec["engine"], spec["database"], spec["port"], spec["socket"], spec["run_as"],
-                                       client=spec["client"]) as session:
+        with _fingerprint.open_session(
+            spec["engine"], spec["database"], spec["port"], spec["socket"], spec["run_as"], client=spec["client"]
+        ) as session:
             found = _fingerprint.take(spec["engine"], session, spec["database"], method=record["source"].get("method"))
     except (_sqlclient.SqlError, ValueError) as error:
         raise DatabaseError("the database could not be compared with its staged copy: {0}".format(error))

@@ -37,8 +37,10 @@ from ansible_collections.sunset.crm.plugins.module_utils import (
     _stream,
 )
 
-TRAVELS = (_canonical, _dump_my, _dump_pg, _filestore, _fingerprint, _fingerprint_my, _fingerprint_pg, _job, _sqlclient, _staging,
-           _stream)
+TRAVELS = (_canonical, _dump_my, _dump_pg, _filestore, _fingerprint, _fingerprint_my, _fingerprint_pg, _job, _sqlclient, _staging, _stream)
+
+
+RESERVE = 64 * 1024
 
 
 class SourceChanged(Exception):
@@ -103,14 +105,27 @@ def short_id(digest):
 
 
 def open_database(spec):
-    return _fingerprint.open_session(spec["engine"], spec["database"], port=spec.get("port"), socket=spec.get("socket"),
-                                     run_as=spec.get("run_as"), client=spec.get("client"))
+    return _fingerprint.open_session(
+        spec["engine"],
+        spec["database"],
+        port=spec.get("port"),
+        socket=spec.get("socket"),
+        run_as=spec.get("run_as"),
+        client=spec.get("client"),
+    )
 
 
 def source_facts(spec, found, consistency):
-    facts = dict(_fingerprint.totals(found), engine=spec["engine"], version=found["version"], database=spec["database"],
-                 identity=spec["identity"], method=found["method"], fingerprint_sha256=_fingerprint.digest(found),
-                 consistency=consistency)
+    facts = dict(
+        _fingerprint.totals(found),
+        engine=spec["engine"],
+        version=found["version"],
+        database=spec["database"],
+        identity=spec["identity"],
+        method=found["method"],
+        fingerprint_sha256=_fingerprint.digest(found),
+        consistency=consistency,
+    )
     facts.pop("objects")
     return facts
 
@@ -125,8 +140,9 @@ def dump_postgresql(spec, staging, report):
         argv = _dump_pg.dump_argv(tools["pg_dump"], spec.get("run_as"), session.target, snapshot)
         copy.add("dump", ".pgcustom", _stream.process_chunks(argv, what="pg_dump"))
     argv = _dump_pg.globals_argv(tools["pg_dumpall"], spec.get("run_as"), session.target)
-    copy.add("globals", ".globals.sql", _stream.ending_with(
-        _stream.process_chunks(argv, what="pg_dumpall"), _dump_pg.GLOBALS_END, "pg_dumpall"))
+    copy.add(
+        "globals", ".globals.sql", _stream.ending_with(_stream.process_chunks(argv, what="pg_dumpall"), _dump_pg.GLOBALS_END, "pg_dumpall")
+    )
     copy.add_json("fingerprint", ".fingerprint.json", found)
     # Sequences and roles stand outside the snapshot: they must be the same before and after.
     with open_database(spec) as session:
@@ -146,17 +162,25 @@ def dump_mariadb(spec, staging, report):
         before = _fingerprint.take("mariadb", session, spec["database"], progress=report.objects)
         relations = _fingerprint_my.list_tables(session, spec["database"])
         columns = _fingerprint_my.list_columns(session, spec["database"])
-    tables = [(name, kind, columns[name]) for name, kind, _engine in relations
-              if kind in ("BASE TABLE", "SYSTEM VERSIONED") and _dump_my.has_inexact(columns.get(name, []))]
+    tables = [
+        (name, kind, columns[name])
+        for name, kind, _engine in relations
+        if kind in ("BASE TABLE", "SYSTEM VERSIONED") and _dump_my.has_inexact(columns.get(name, []))
+    ]
     known = _dump_my.features(tool_help(_dump_my.dumper()))
     versioned = [name for name, kind, _engine in relations if kind == "SYSTEM VERSIONED"]
     passes = _dump_my.plan_passes(spec["database"], known, [name for name, _kind, _columns in tables], versioned)
     if not known["system"]:
-        raise ValueError("this {0} has no --system=users, so accounts and grants would be lost; use the client tools of MariaDB "
-                         "10.2.37 or later".format(_dump_my.dumper()))
+        raise ValueError(
+            "this {0} has no --system=users, so accounts and grants would be lost; use the client tools of MariaDB 10.2.37 or later".format(
+                _dump_my.dumper()
+            )
+        )
     copy = Copy(staging, short_id(_fingerprint.digest(before)), spec, report)
     copy.add("dump", ".sql", _dump_my.dump_chunks(arguments, spec["database"], passes, tables))
-    argv = [_dump_my.dumper()] + arguments + ["--system=users", "--insert-ignore"]
+    # Account names are utf8 with three bytes. With utf8mb4 the dumper's own query fails where the server was installed with
+    # another collation than utf8mb4_general_ci (error 1267, illegal mix of collations; seen with 10.11).
+    argv = [_dump_my.dumper()] + arguments + ["--default-character-set=utf8", "--system=users", "--insert-ignore"]
     copy.add("users", ".users.sql", _stream.ending_with(_stream.process_chunks(argv), _dump_my.END, "the dump of the accounts"))
     copy.add_json("fingerprint", ".fingerprint.json", before)
     report.phase("fingerprint again")
@@ -172,8 +196,14 @@ def dump_mariadb(spec, staging, report):
 
 
 def tool_help(tool):
-    done = subprocess.run([tool, "--no-defaults", "--help"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE,
-                          stderr=subprocess.DEVNULL, env=_sqlclient.child_environment(), timeout=60)
+    done = subprocess.run(
+        [tool, "--no-defaults", "--help"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=_sqlclient.child_environment(),
+        timeout=60,
+    )
     return done.stdout.decode("utf-8", "replace")
 
 
@@ -189,8 +219,12 @@ def archive_filestore(spec, staging, report):
     if changes:
         raise SourceChanged("changed while the archive was made: {0}".format("; ".join(changes[:10])))
     copy.check({"archive": ["tar", "-t", "-f", "-"]})
-    facts = dict(_filestore.totals(entries), manifest_sha256=digest, identity=spec["identity"],
-                 consistency="manifest equal before and after the archive")
+    facts = dict(
+        _filestore.totals(entries),
+        manifest_sha256=digest,
+        identity=spec["identity"],
+        consistency="manifest equal before and after the archive",
+    )
     return copy.artefacts, facts
 
 
@@ -200,7 +234,11 @@ KINDS = {"postgresql": dump_postgresql, "mariadb": dump_mariadb, "filestore": ar
 def make(spec):
     staging = _staging.Staging(spec["staging"], spec["item"])
     report = Report(spec["directory"])
-    artefacts, facts = KINDS[spec["kind"]](spec, staging, report)
+    try:
+        artefacts, facts = KINDS[spec["kind"]](spec, staging, report)
+    except Exception:
+        staging.abandon()  # half a copy is of no use, and where the disk is full its room is needed to say so
+        raise
     dump_id = short_id(facts.get("fingerprint_sha256") or facts["manifest_sha256"])
     record = {"dump_id": dump_id, "artefacts": artefacts, "source": facts}
     staging.commit(record)
@@ -208,16 +246,28 @@ def make(spec):
     return record
 
 
+def reserve_room(directory):
+    """Room for result.json: what happened must be sayable on a disk that is full by then."""
+    path = os.path.join(directory, "reserve")
+    with open(path, "wb") as stream:
+        stream.write(b"\0" * RESERVE)
+    return path
+
+
 def main():
     with open(sys.argv[1]) as stream:
         spec = json.load(stream)
+    reserve = reserve_room(spec["directory"])
     try:
         result = {"ok": True, "record": make(spec)}
     except SourceChanged as error:
-        result = {"ok": False, "error": "{0}. Stop what writes there (services, cron, users), then run the same command again".format(
-            error)}
+        result = {
+            "ok": False,
+            "error": "{0}. Stop what writes there (services, cron, users), then run the same command again".format(error),
+        }
     except (_stream.StreamError, _sqlclient.SqlError, _filestore.TreeError, ValueError, OSError) as error:
         result = {"ok": False, "error": str(error)}
+    os.unlink(reserve)
     _job.write_json_atomic(os.path.join(spec["directory"], "result.json"), result)
 
 

@@ -12,8 +12,22 @@ END = b"-- Dump completed"
 STATEMENT_BYTES = 512 * 1024
 
 _TEXT = ("char", "varchar", "tinytext", "text", "mediumtext", "longtext")
-_BYTES = ("binary", "varbinary", "tinyblob", "blob", "mediumblob", "longblob", "geometry", "point", "linestring", "polygon",
-          "multipoint", "multilinestring", "multipolygon", "geometrycollection")
+_BYTES = (
+    "binary",
+    "varbinary",
+    "tinyblob",
+    "blob",
+    "mediumblob",
+    "longblob",
+    "geometry",
+    "point",
+    "linestring",
+    "polygon",
+    "multipoint",
+    "multilinestring",
+    "multipolygon",
+    "geometrycollection",
+)
 _NUMBERS = ("tinyint", "smallint", "mediumint", "int", "bigint", "decimal")
 
 
@@ -21,8 +35,7 @@ def find_tool(names, which=shutil.which):
     for name in names:
         if which(name):
             return name
-    raise _stream.StreamError("found none of {0} on this machine; the database's own client tools are needed".format(
-        ", ".join(names)))
+    raise _stream.StreamError("found none of {0} on this machine; the database's own client tools are needed".format(", ".join(names)))
 
 
 def client(which=shutil.which):
@@ -49,8 +62,10 @@ def plan_passes(database, known, inexact, versioned):
     Raises ValueError naming what this mariadb-dump cannot keep.
     """
     if versioned and not known["dump-history"]:
-        raise ValueError("tables {0} keep their history, and this mariadb-dump has no --dump-history, so the old versions "
-                         "would be lost; use the client tools of MariaDB 10.11 or later".format(", ".join(sorted(versioned))))
+        raise ValueError(
+            "tables {0} keep their history, and this mariadb-dump has no --dump-history, so the old versions "
+            "would be lost; use the client tools of MariaDB 10.11 or later".format(", ".join(sorted(versioned)))
+        )
     common = ["--single-transaction", "--quick", "--hex-blob", "--max-allowed-packet=1G", "--tz-utc"]
     if known["dump-history"] and versioned:
         common.append("--dump-history")
@@ -104,7 +119,8 @@ def rows_statement(table, kind, columns):
 def insert_chunks(chunks, table, columns):
     """Lines of rows -> INSERT statements of bounded size. A line that is no row (a value too long came back NULL) is an error."""
     head = "INSERT INTO {0} ({1}) VALUES\n".format(
-        _sqlclient.my_identifier(table), ", ".join(_sqlclient.my_identifier(one.name) for one in columns)).encode("utf-8")
+        _sqlclient.my_identifier(table), ", ".join(_sqlclient.my_identifier(one.name) for one in columns)
+    ).encode("utf-8")
     rest, pending, size = b"", [], 0
     for chunk in chunks:
         lines = (rest + chunk).split(b"\n")

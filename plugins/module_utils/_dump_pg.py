@@ -32,7 +32,16 @@ def major(version_num):
 def dump_argv(tool, run_as, target, snapshot):
     """-C keeps the database's own settings; -Z0 leaves compression to the stream, whose digest is taken before it."""
     return _sqlclient.as_user(run_as) + [
-        tool, "-Fc", "-Z0", "-C", "--no-password", "--lock-wait-timeout=60s", "--snapshot=" + snapshot, "-d", target]
+        tool,
+        "-Fc",
+        "-Z0",
+        "-C",
+        "--no-password",
+        "--lock-wait-timeout=60s",
+        "--snapshot=" + snapshot,
+        "-d",
+        target,
+    ]
 
 
 def globals_argv(tool, run_as, target):

@@ -17,8 +17,15 @@ from typing import Any, Dict, List, Tuple  # noqa: F401
 
 from ansible_collections.sunset.crm.plugins.module_utils import _canonical, _sqlclient, _stream
 
-_KINDS = ((stat.S_ISREG, "file"), (stat.S_ISDIR, "directory"), (stat.S_ISLNK, "symlink"), (stat.S_ISFIFO, "fifo"),
-          (stat.S_ISSOCK, "socket"), (stat.S_ISCHR, "character device"), (stat.S_ISBLK, "block device"))
+_KINDS = (
+    (stat.S_ISREG, "file"),
+    (stat.S_ISDIR, "directory"),
+    (stat.S_ISLNK, "symlink"),
+    (stat.S_ISFIFO, "fifo"),
+    (stat.S_ISSOCK, "socket"),
+    (stat.S_ISCHR, "character device"),
+    (stat.S_ISBLK, "block device"),
+)
 
 # What an unprivileged restore cannot give back; compared only where the restore ran as root.
 _OWNER = ("uid", "gid")
@@ -117,8 +124,11 @@ def manifest(root, progress=None):
         name = pending.pop()
         entry, found = _entry(root, name)
         if found.st_dev != top.st_dev:
-            raise TreeError("{0} is on another file system that is mounted inside the file store; declare it as a file store of "
-                            "its own".format(show(name)))
+            raise TreeError(
+                "{0} is on another file system that is mounted inside the file store; declare it as a file store of its own".format(
+                    show(name)
+                )
+            )
         if entry["type"] == "unknown":
             raise TreeError("{0} is of a type that no archive can hold".format(show(name)))
         if entry["type"] == "directory":
@@ -233,8 +243,18 @@ def tar_features(help_text):
 
 
 def tar_argv(path, known):
-    argv = ["tar", "--create", "--file=-", "--directory=" + path, "--format=pax", "--numeric-owner", "--sparse", "--one-file-system",
-            "--pax-option=exthdr.name=%d/PaxHeaders/%f,delete=atime,delete=ctime", "--warning=no-file-ignored"]
+    argv = [
+        "tar",
+        "--create",
+        "--file=-",
+        "--directory=" + path,
+        "--format=pax",
+        "--numeric-owner",
+        "--sparse",
+        "--one-file-system",
+        "--pax-option=exthdr.name=%d/PaxHeaders/%f,delete=atime,delete=ctime",
+        "--warning=no-file-ignored",
+    ]
     if known["sort"]:
         argv.append("--sort=name")
     if known["xattrs"]:
@@ -246,8 +266,14 @@ def tar_argv(path, known):
 
 def archive_chunks(path):
     """The tree as a tar stream. tar ends with 1 where a file changed or vanished under it, and says which: that is an error."""
-    done = subprocess.run(["tar", "--help"], stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL,
-                          env=_sqlclient.child_environment(), timeout=60)
+    done = subprocess.run(
+        ["tar", "--help"],
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        env=_sqlclient.child_environment(),
+        timeout=60,
+    )
     argv = tar_argv(path, tar_features(done.stdout.decode("utf-8", "replace")))
     return _stream.process_chunks(argv, what="tar")
 
@@ -284,7 +310,8 @@ def path_problem(path, staging):
     real, place = os.path.realpath(path), os.path.realpath(staging)
     if place == real or place.startswith(real.rstrip("/") + "/"):
         return "staging {0} lies inside the file store {1}; expected a place outside it, the copy would contain itself".format(
-            staging, path)
+            staging, path
+        )
     return None
 
 

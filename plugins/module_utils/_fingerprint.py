@@ -13,9 +13,12 @@ The same code looks at the source and at the restored copy. Usage on either side
 The fingerprint is an artefact (a CRM has hundreds of tables); ledgers hold `digest(fp)` and `totals(fp)`.
 """
 
-from typing import Any, Iterable  # noqa: F401
+from typing import Any, Dict, Iterable, List  # noqa: F401
 
 from ansible_collections.sunset.crm.plugins.module_utils import _canonical, _fingerprint_my, _fingerprint_pg, _sqlclient
+
+Fingerprint = Dict[str, Any]
+Difference = Dict[str, Any]
 
 SCHEMA = 1
 ENGINES = ("postgresql", "mariadb")
@@ -32,11 +35,11 @@ def open_session(engine, database, port=None, socket=None, run_as=None, user=Non
     """
     if engine == "postgresql":
         session = _sqlclient.PostgresqlSession(
-            database, port=port, socket=socket, run_as=run_as, user=user or "postgres", psql=client or "psql")  # type: Any
+            database, port=port, socket=socket, run_as=run_as, user=user or "postgres", psql=client or "psql"
+        )  # type: Any
         pins = _fingerprint_pg.PINS  # type: Iterable[str]
     elif engine == "mariadb":
-        session = _sqlclient.MariadbSession(
-            database, socket=socket, run_as=run_as, user=user or "root", client=client or "mariadb")
+        session = _sqlclient.MariadbSession(database, socket=socket, run_as=run_as, user=user or "root", client=client or "mariadb")
         pins = _fingerprint_my.PINS
     else:
         raise ValueError("engine is {0!r}; known are {1}".format(engine, ", ".join(ENGINES)))
@@ -57,14 +60,13 @@ def take(engine, session, database, method=None, progress=None):
     return found
 
 
-def digest(fingerprint):
+def digest(fingerprint: Fingerprint) -> str:
     """sha256 of what counts; the server's version is left out, a minor update is no change of content."""
-    counted = {key: fingerprint.get(key) for key in
-               ("schema", "engine", "database", "method", "tables", "derived", "catalogue", "globals")}
+    counted = {key: fingerprint.get(key) for key in ("schema", "engine", "database", "method", "tables", "derived", "catalogue", "globals")}
     return _canonical.digest(counted)
 
 
-def totals(fingerprint):
+def totals(fingerprint: Fingerprint) -> Dict[str, int]:
     tables = fingerprint["tables"]
     return {
         "tables": len(tables),
@@ -73,15 +75,18 @@ def totals(fingerprint):
     }
 
 
-def compare(source, copy):
+def compare(source: Fingerprint, copy: Fingerprint) -> List[Difference]:
     """Every difference as {kind, name, what, source, copy, derived}; `derived` ones follow from other data and do not decide.
 
     An empty list is only worth something if both fingerprints were really taken; a missing or foreign one raises.
     """
     for name in ("schema", "engine", "method", "database"):
         if source.get(name) != copy.get(name):
-            raise ValueError("fingerprints cannot be compared: {0} is {1!r} at the source and {2!r} in the copy".format(
-                name, source.get(name), copy.get(name)))
+            raise ValueError(
+                "fingerprints cannot be compared: {0} is {1!r} at the source and {2!r} in the copy".format(
+                    name, source.get(name), copy.get(name)
+                )
+            )
     differences = _compare_contents(source["tables"], copy["tables"], "table", False)
     differences += _compare_contents(source.get("derived", {}), copy.get("derived", {}), "materialized view", True)
     for section in ("catalogue", "globals"):
@@ -121,6 +126,6 @@ def _compare_objects(kind, left, right):
     return found
 
 
-def verdict(differences):
+def verdict(differences: List[Difference]) -> str:
     """equal | different. (Where a fingerprint could not be taken there is nothing to call this with: that is "unknown".)"""
     return "different" if any(not one["derived"] for one in differences) else "equal"

@@ -27,8 +27,20 @@ Column = collections.namedtuple("Column", "name data_type generation charset")
 _TEXT = ("char", "varchar", "enum", "set")
 _LONG_TEXT = ("tinytext", "text", "mediumtext", "longtext", "json")
 _BYTES = ("binary", "varbinary")
-_LONG_BYTES = ("tinyblob", "blob", "mediumblob", "longblob", "geometry", "point", "linestring", "polygon", "multipoint",
-               "multilinestring", "multipolygon", "geometrycollection")
+_LONG_BYTES = (
+    "tinyblob",
+    "blob",
+    "mediumblob",
+    "longblob",
+    "geometry",
+    "point",
+    "linestring",
+    "polygon",
+    "multipoint",
+    "multilinestring",
+    "multipolygon",
+    "geometrycollection",
+)
 
 
 def exact_value(name, data_type):
@@ -104,17 +116,18 @@ def _take(session, database, progress):
 
 def list_tables(session, database):
     """[name, kind, engine] of every table, view and sequence."""
-    return session.rows(["TABLE_NAME", "TABLE_TYPE", "ENGINE"], "FROM information_schema.TABLES WHERE TABLE_SCHEMA = {0}".format(
-        my_literal(database)))
+    return session.rows(
+        ["TABLE_NAME", "TABLE_TYPE", "ENGINE"], "FROM information_schema.TABLES WHERE TABLE_SCHEMA = {0}".format(my_literal(database))
+    )
 
 
 def list_columns(session, database):
     """{table: [Column]} of the columns that hold data; virtual ones are computed and stand in the catalogue."""
     columns = {}  # type: Dict[str, List[Column]]
     for table, name, kind, extra, generation, charset in session.rows(
-            ["TABLE_NAME", "COLUMN_NAME", "DATA_TYPE", "EXTRA", _generation(session), "CHARACTER_SET_NAME"],
-            "FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = {0} ORDER BY TABLE_NAME, ORDINAL_POSITION".format(
-                my_literal(database))):
+        ["TABLE_NAME", "COLUMN_NAME", "DATA_TYPE", "EXTRA", _generation(session), "CHARACTER_SET_NAME"],
+        "FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = {0} ORDER BY TABLE_NAME, ORDINAL_POSITION".format(my_literal(database)),
+    ):
         if "VIRTUAL" in (extra or "").upper():
             continue
         columns.setdefault(table, []).append(Column(name, kind.lower(), (generation or "").upper(), charset))
@@ -123,8 +136,11 @@ def list_columns(session, database):
 
 def _generation(session):
     """GENERATION_EXPRESSION came with MariaDB 10.2; before, nothing is generated that has to be told apart."""
-    known = session.rows(["COUNT(*)"], "FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = 'information_schema' AND "
-                         "TABLE_NAME = 'COLUMNS' AND COLUMN_NAME = 'GENERATION_EXPRESSION'")
+    known = session.rows(
+        ["COUNT(*)"],
+        "FROM information_schema.COLUMNS WHERE TABLE_SCHEMA = 'information_schema' AND "
+        "TABLE_NAME = 'COLUMNS' AND COLUMN_NAME = 'GENERATION_EXPRESSION'",
+    )
     return "GENERATION_EXPRESSION" if known[0][0] == "1" else "NULL"
 
 
@@ -141,8 +157,11 @@ def _contents(session, name, kind, columns):
     suffix, implicit = history(kind, columns)
     rows, total, unhashed = session.rows(contents_expressions(columns + implicit), "FROM {0}{1}".format(my_identifier(name), suffix))[0]
     if int(unhashed):
-        raise ValueError("table {0}: {1} rows are too large for max_allowed_packet and could not be hashed; raise it on the "
-                         "server".format(name, unhashed))
+        raise ValueError(
+            "table {0}: {1} rows are too large for max_allowed_packet and could not be hashed; raise it on the server".format(
+                name, unhashed
+            )
+        )
     return {"rows": int(rows), "hash": total}
 
 
@@ -174,23 +193,81 @@ def _catalogue(session, relations, here):
 # kind, key, what describes it, table and condition. SHOW CREATE VIEW fails for a view with a missing definer; this does not.
 _OBJECTS = (
     ("database", "'database'", ("DEFAULT_CHARACTER_SET_NAME", "DEFAULT_COLLATION_NAME"), "SCHEMATA WHERE SCHEMA_NAME"),
-    ("view", "TABLE_NAME", ("VIEW_DEFINITION", "CHECK_OPTION", "IS_UPDATABLE", "DEFINER", "SECURITY_TYPE", "CHARACTER_SET_CLIENT",
-                            "COLLATION_CONNECTION"), "VIEWS WHERE TABLE_SCHEMA"),
-    ("routine", "CONCAT(ROUTINE_TYPE, ' ', ROUTINE_NAME)",
-     ("DTD_IDENTIFIER", "ROUTINE_DEFINITION", "IS_DETERMINISTIC", "SQL_DATA_ACCESS", "SECURITY_TYPE", "SQL_MODE", "ROUTINE_COMMENT",
-      "DEFINER", "CHARACTER_SET_CLIENT", "COLLATION_CONNECTION", "DATABASE_COLLATION"), "ROUTINES WHERE ROUTINE_SCHEMA"),
-    ("parameter", "CONCAT(SPECIFIC_NAME, '.', ORDINAL_POSITION)", ("PARAMETER_MODE", "PARAMETER_NAME", "DTD_IDENTIFIER"),
-     "PARAMETERS WHERE SPECIFIC_SCHEMA"),
-    ("trigger", "TRIGGER_NAME", ("EVENT_MANIPULATION", "EVENT_OBJECT_TABLE", "ACTION_ORDER", "ACTION_STATEMENT", "ACTION_TIMING",
-                                 "SQL_MODE", "DEFINER", "CHARACTER_SET_CLIENT", "COLLATION_CONNECTION", "DATABASE_COLLATION"),
-     "TRIGGERS WHERE TRIGGER_SCHEMA"),
-    ("event", "EVENT_NAME", ("DEFINER", "TIME_ZONE", "EVENT_DEFINITION", "EVENT_TYPE", "EXECUTE_AT", "INTERVAL_VALUE", "INTERVAL_FIELD",
-                             "SQL_MODE", "STARTS", "ENDS", "STATUS", "ON_COMPLETION", "EVENT_COMMENT"), "EVENTS WHERE EVENT_SCHEMA"),
+    (
+        "view",
+        "TABLE_NAME",
+        ("VIEW_DEFINITION", "CHECK_OPTION", "IS_UPDATABLE", "DEFINER", "SECURITY_TYPE", "CHARACTER_SET_CLIENT", "COLLATION_CONNECTION"),
+        "VIEWS WHERE TABLE_SCHEMA",
+    ),
+    (
+        "routine",
+        "CONCAT(ROUTINE_TYPE, ' ', ROUTINE_NAME)",
+        (
+            "DTD_IDENTIFIER",
+            "ROUTINE_DEFINITION",
+            "IS_DETERMINISTIC",
+            "SQL_DATA_ACCESS",
+            "SECURITY_TYPE",
+            "SQL_MODE",
+            "ROUTINE_COMMENT",
+            "DEFINER",
+            "CHARACTER_SET_CLIENT",
+            "COLLATION_CONNECTION",
+            "DATABASE_COLLATION",
+        ),
+        "ROUTINES WHERE ROUTINE_SCHEMA",
+    ),
+    (
+        "parameter",
+        "CONCAT(SPECIFIC_NAME, '.', ORDINAL_POSITION)",
+        ("PARAMETER_MODE", "PARAMETER_NAME", "DTD_IDENTIFIER"),
+        "PARAMETERS WHERE SPECIFIC_SCHEMA",
+    ),
+    (
+        "trigger",
+        "TRIGGER_NAME",
+        (
+            "EVENT_MANIPULATION",
+            "EVENT_OBJECT_TABLE",
+            "ACTION_ORDER",
+            "ACTION_STATEMENT",
+            "ACTION_TIMING",
+            "SQL_MODE",
+            "DEFINER",
+            "CHARACTER_SET_CLIENT",
+            "COLLATION_CONNECTION",
+            "DATABASE_COLLATION",
+        ),
+        "TRIGGERS WHERE TRIGGER_SCHEMA",
+    ),
+    (
+        "event",
+        "EVENT_NAME",
+        (
+            "DEFINER",
+            "TIME_ZONE",
+            "EVENT_DEFINITION",
+            "EVENT_TYPE",
+            "EXECUTE_AT",
+            "INTERVAL_VALUE",
+            "INTERVAL_FIELD",
+            "SQL_MODE",
+            "STARTS",
+            "ENDS",
+            "STATUS",
+            "ON_COMPLETION",
+            "EVENT_COMMENT",
+        ),
+        "EVENTS WHERE EVENT_SCHEMA",
+    ),
     ("grant on the database", "GRANTEE", ("PRIVILEGE_TYPE", "IS_GRANTABLE"), "SCHEMA_PRIVILEGES WHERE TABLE_SCHEMA"),
-    ("grant on a table", "CONCAT(GRANTEE, ' on ', TABLE_NAME)", ("PRIVILEGE_TYPE", "IS_GRANTABLE"),
-     "TABLE_PRIVILEGES WHERE TABLE_SCHEMA"),
-    ("grant on a column", "CONCAT(GRANTEE, ' on ', TABLE_NAME, '.', COLUMN_NAME)", ("PRIVILEGE_TYPE", "IS_GRANTABLE"),
-     "COLUMN_PRIVILEGES WHERE TABLE_SCHEMA"),
+    ("grant on a table", "CONCAT(GRANTEE, ' on ', TABLE_NAME)", ("PRIVILEGE_TYPE", "IS_GRANTABLE"), "TABLE_PRIVILEGES WHERE TABLE_SCHEMA"),
+    (
+        "grant on a column",
+        "CONCAT(GRANTEE, ' on ', TABLE_NAME, '.', COLUMN_NAME)",
+        ("PRIVILEGE_TYPE", "IS_GRANTABLE"),
+        "COLUMN_PRIVILEGES WHERE TABLE_SCHEMA",
+    ),
 )
 
 

@@ -32,8 +32,11 @@ def observe(staging, is_fresh):
     damage = staging.damage(record) if record else []
     fresh = is_fresh(record) if record and not damage else None
     changed, why = decide(record, damage, fresh, job_state)
-    return record, changed, {
-        "job": job_state, "finished": record["dump_id"] if record else None, "damage": damage, "source_unchanged": fresh, "why": why}
+    return (
+        record,
+        changed,
+        {"job": job_state, "finished": record["dump_id"] if record else None, "damage": damage, "source_unchanged": fresh, "why": why},
+    )
 
 
 def outcome(record):
@@ -66,23 +69,34 @@ def preserve(rec, staging, spec, is_fresh, data_bytes):
     damage = staging.damage(record)
     rec.after({"job": "done", "finished": record["dump_id"], "damage": damage})
     if damage:
-        rec.fail("the copy was finished, but its staged files are not what was written: {0}. Look at the disk of {1}, then run "
-                 "the same command again".format("; ".join(damage), staging.root))
+        rec.fail(
+            "the copy was finished, but its staged files are not what was written: {0}. Look at the disk of {1}, then run "
+            "the same command again".format("; ".join(damage), staging.root)
+        )
     rec.finish(changed=True, verdict="yes", result=outcome(record))
 
 
 def finished_record(rec, staging):
     status = staging.job.wait(rec.params["timeout"])
     if status["state"] == "running":
-        rec.fail("the copy is still being made after {0} seconds ({1}); it goes on by itself, run the same command again to attach "
-                 "to it".format(rec.params["timeout"], status["progress"].get("phase", "no phase yet")), verdict="unknown")
+        rec.fail(
+            "the copy is still being made after {0} seconds ({1}); it goes on by itself, run the same command again to attach to it".format(
+                rec.params["timeout"], status["progress"].get("phase", "no phase yet")
+            ),
+            verdict="unknown",
+        )
     if status["state"] != "done":
-        rec.fail("the job that makes the copy ended without a result ({0}). Nothing it made carries a final name; run the same "
-                 "command again. Its last words: {1}".format(status["state"], staging.job.log_tail(500).strip() or "none"))
+        rec.fail(
+            "the job that makes the copy ended without a result ({0}). Nothing it made carries a final name; run the same "
+            "command again. Its last words: {1}".format(status["state"], staging.job.log_tail(500).strip() or "none")
+        )
     if not status["result"].get("ok"):
         rec.fail(status["result"].get("error", "the job reported no reason"))
     record = staging.finished()
     if record is None or record != status["result"]["record"]:
-        rec.fail("the job reports a finished copy, but {0} does not hold it; another process changed the staging place".format(
-            staging.record_path))
+        rec.fail(
+            "the job reports a finished copy, but {0} does not hold it; another process changed the staging place".format(
+                staging.record_path
+            )
+        )
     return record

@@ -41,7 +41,7 @@ def parse(command):
     match = COMMAND.match(command)
     if match and "\n" not in command and "\0" not in command:
         verb, name = match.group(1) or match.group(3), match.group(2) or match.group(4)
-        absolute = name.startswith("/") and os.path.normpath(name) == name
+        absolute = re.match("/[^/]", name) and os.path.normpath(name) == name
         if absolute or NAME.match(name) and name not in (".", ".."):
             return verb, name, int(match.group(5) or 0)
     raise Refused(2, "refused: expected 'stat FILE' or 'read FILE OFFSET'")

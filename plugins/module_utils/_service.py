@@ -31,7 +31,7 @@ PROPERTIES = (
     "ExecMainCode", "ExecMainStatus", "TriggeredBy", "Triggers", "RequiredBy", "BoundBy", "ConsistsOf",
     "TimeoutStopUSec", "NeedDaemonReload", "RefuseManualStart", "Job", "Type", "RemainAfterExit",
 )  # fmt: skip
-UNIT = re.compile(r"^[A-Za-z0-9:_.\\@-]+\.(service|socket|timer|path)$")
+UNIT = re.compile(r"[A-Za-z0-9:_.\\@][A-Za-z0-9:_.\\@-]*\.(service|socket|timer|path)\Z")
 ON_STATES = ("active", "reloading", "activating", "refreshing")
 OFF_STATES = ("inactive", "failed")
 FORMER_LINE = "# sunset-former: "

@@ -120,8 +120,9 @@ class _Session(object):
         code = self._process.wait()
         self._errors.seek(0)
         said = self._errors.read().decode("utf-8", "replace").strip()[-800:]
-        raise SqlError("the database client ended with code {0}: {1} (statement: {2})".format(
-            code, said or "no message", " ".join(sql.split())[:200]))
+        raise SqlError(
+            "the database client ended with code {0}: {1} (statement: {2})".format(code, said or "no message", " ".join(sql.split())[:200])
+        )
 
     def close(self):
         with contextlib.suppress(OSError):

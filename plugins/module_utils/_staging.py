@@ -3,10 +3,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The staging place of one item: where its job works, what it finished, and whether that is still whole.
 
-    <staging>/                      0700, on a medium that is itself wiped later
-      <slug>/finished.json          written last, by rename: artefacts, source, dump_id
-      <slug>/<dump_id>/<artefacts>  0600
-      <slug>/job-<slug>/            the detached job
+<staging>/                      0700, on a medium that is itself wiped later
+  <slug>/finished.json          written last, by rename: artefacts, source, dump_id
+  <slug>/<dump_id>/<artefacts>  0600
+  <slug>/job-<slug>/            the detached job
 """
 
 import contextlib
@@ -60,8 +60,7 @@ class Staging(object):
         if not stat.S_ISDIR(found.st_mode):
             return "staging {0} is no directory (links are not followed); choose another place".format(self.root)
         if found.st_uid != os.geteuid():
-            return "staging {0} belongs to uid {1}, expected {2}; choose another place".format(
-                self.root, found.st_uid, os.geteuid())
+            return "staging {0} belongs to uid {1}, expected {2}; choose another place".format(self.root, found.st_uid, os.geteuid())
         return None
 
     def free(self):
@@ -77,9 +76,10 @@ class Staging(object):
         free, need = self.free(), int(data) + MARGIN
         if free >= need:
             return None
-        return ("staging {0} has {1} bytes free; the copy may need {2} ({3} of data and {4} besides): {5} are missing. Free them, "
-                "or choose a staging place on another medium of the wipe set").format(
-                    self.root, free, need, int(data), MARGIN, need - free)
+        return (
+            "staging {0} has {1} bytes free; the copy may need {2} ({3} of data and {4} besides): {5} are missing. Free them, "
+            "or choose a staging place on another medium of the wipe set"
+        ).format(self.root, free, need, int(data), MARGIN, need - free)
 
     def prepare(self):
         for path in (self.root, self.directory):
@@ -113,24 +113,25 @@ class Staging(object):
     def begin(self, dump_id):
         """An empty directory for a new copy. The finished one stays until the new one is whole."""
         record = self.finished()
-        keep = record["dump_id"] if record else None
+        if record and record["dump_id"] == dump_id:
+            os.unlink(self.record_path)  # the same source, damaged files: they are made again in the same place
+        self.abandon()
         target = os.path.join(self.directory, dump_id)
-        for name in os.listdir(self.directory):
-            path = os.path.join(self.directory, name)
-            if re.match(r"^[0-9a-f]{16}$", name) and (name != keep or name == dump_id):
-                if name == keep:
-                    os.unlink(self.record_path)  # the same source, damaged files: they are made again in the same place
-                shutil.rmtree(path)
         os.mkdir(target, 0o700)
         return target
+
+    def abandon(self):
+        """Remove every copy that is not the finished one."""
+        record = self.finished()
+        for name in os.listdir(self.directory):
+            if re.match(r"^[0-9a-f]{16}$", name) and not (record and record["dump_id"] == name):
+                shutil.rmtree(os.path.join(self.directory, name))
 
     def commit(self, record):
         """Publish the new copy, then drop the one before it."""
         _job.write_json_atomic(self.record_path, record)
         _stream.sync_directory(self.directory)
-        for name in os.listdir(self.directory):
-            if re.match(r"^[0-9a-f]{16}$", name) and name != record["dump_id"]:
-                shutil.rmtree(os.path.join(self.directory, name))
+        self.abandon()
 
 
 def sources(modules):

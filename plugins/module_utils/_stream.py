@@ -57,7 +57,8 @@ def process_chunks(argv, stdin=None, what=None):
         given.seek(0)
     try:
         child = subprocess.Popen(
-            argv, stdin=given or subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, env=child_environment(), cwd="/")
+            argv, stdin=given or subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=errors, env=child_environment(), cwd="/"
+        )
     except OSError as error:
         raise StreamError("{0} could not be started: {1}".format(what, error))
     output = child.stdout  # type: Any
@@ -93,8 +94,7 @@ def ending_with(chunks, marker, what, window=4096):
         tail = (tail + chunk)[-window:]
         yield chunk
     if marker not in tail:
-        raise StreamError("{0}: the end of the dump was not seen (expected {1!r} in its last bytes)".format(
-            what, marker.decode("ascii")))
+        raise StreamError("{0}: the end of the dump was not seen (expected {1!r} in its last bytes)".format(what, marker.decode("ascii")))
 
 
 class Throttle(object):
@@ -149,7 +149,7 @@ class _Drain(threading.Thread):
 def _write_all(descriptor, chunk):
     view = memoryview(chunk)
     while view:
-        view = view[os.write(descriptor, view):]
+        view = view[os.write(descriptor, view) :]
 
 
 def sync_directory(path):
@@ -176,8 +176,7 @@ def stage(chunks, directory, name, role, codec, rate=None, progress=None):
         plain, drain = _through(chunks, argv, lambda chunk: _write_all(descriptor, chunk), Throttle(rate), progress)
         os.fsync(descriptor)
         if os.fstat(descriptor).st_size != drain.count:
-            raise StreamError("{0}: {1} bytes were written, the file has {2}".format(
-                name, drain.count, os.fstat(descriptor).st_size))
+            raise StreamError("{0}: {1} bytes were written, the file has {2}".format(name, drain.count, os.fstat(descriptor).st_size))
         os.rename(part, path)
         sync_directory(directory)
     except BaseException:
@@ -186,8 +185,16 @@ def stage(chunks, directory, name, role, codec, rate=None, progress=None):
         raise
     finally:
         os.close(descriptor)
-    return {"name": name, "role": role, "path": path, "codec": codec_name, "sha256": drain.hexdigest(), "bytes": drain.count,
-            "plain_sha256": plain[0], "plain_bytes": plain[1]}
+    return {
+        "name": name,
+        "role": role,
+        "path": path,
+        "codec": codec_name,
+        "sha256": drain.hexdigest(),
+        "bytes": drain.count,
+        "plain_sha256": plain[0],
+        "plain_bytes": plain[1],
+    }
 
 
 def _through(chunks, argv, sink, throttle, progress):
@@ -257,14 +264,17 @@ def check_staged(artefact, reader=None):
     entrance = None  # type: Any
     errors = tempfile.TemporaryFile()
     if reader:
-        target = subprocess.Popen(
-            reader, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors, env=child_environment(), cwd="/")
+        target = subprocess.Popen(reader, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors, env=child_environment(), cwd="/")
         entrance = target.stdin
         _widen(entrance)
     try:
         (digest, count), drain = _through(
-            file_chunks(artefact["path"]), DECOMPRESS[artefact["codec"]],
-            entrance.write if target else (lambda chunk: None), Throttle(None), None)
+            file_chunks(artefact["path"]),
+            DECOMPRESS[artefact["codec"]],
+            entrance.write if target else (lambda chunk: None),
+            Throttle(None),
+            None,
+        )
         if target:
             entrance.close()
             code = target.wait()

@@ -32,6 +32,15 @@ SETTINGS = [
     "--max-allowed-packet=1G",
     "--lower-case-table-names=0",
 ]
+# From then on the copy has this account and those of the source: what a new server brings along would look like a difference.
+OWN_ACCOUNT = """
+CREATE USER {0}@localhost;
+GRANT ALL PRIVILEGES ON *.* TO {0}@localhost WITH GRANT OPTION;
+GRANT PROXY ON ''@'%' TO {0}@localhost WITH GRANT OPTION;
+DELETE FROM mysql.global_priv WHERE User NOT IN ('mariadb.sys', '{0}');
+DELETE FROM mysql.proxies_priv WHERE User <> '{0}';
+FLUSH PRIVILEGES;
+"""
 # Kept small in memory; the same at creation and at run time.
 FILES = ["--innodb-log-file-size=32M"]
 
@@ -97,8 +106,7 @@ class Mariadb(object):
         argv = [self.daemon, "--no-defaults", "--datadir=" + data, "--tmpdir=" + temporary, "--socket=" + self.socket]
         argv += ["--pid-file=" + os.path.join(self.scratch.path, "pid")] + SETTINGS + FILES
         self.child = self.scratch.server(argv, self.ready, signal.SIGKILL)
-        text = "CREATE USER %s@localhost; GRANT ALL PRIVILEGES ON *.* TO %s@localhost WITH GRANT OPTION;" % (ACCOUNT, ACCOUNT)
-        self.scratch.run(self.argv("root"), text.encode("ascii"))
+        self.scratch.run(self.argv("root"), OWN_ACCOUNT.format(ACCOUNT).encode("ascii"))
         return self
 
     def __exit__(self, *_exc):

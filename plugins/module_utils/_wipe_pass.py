@@ -13,7 +13,7 @@ import errno
 import os
 import threading
 import time
-from typing import Any  # noqa: F401
+from typing import Any, Optional, Set  # noqa: F401
 
 try:
     from ansible_collections.sunset.crm.plugins.module_utils import _wipe_judge, _wipe_stream
@@ -199,7 +199,9 @@ class Runner:
     def __init__(self, work, start, size, count):
         # type: (Any, int, int, int) -> None
         self._work, self._next, self._size = work, start, size
-        self._active, self._lock, self._error, self._stop = set(), threading.Lock(), None, False
+        self._active = set()  # type: Set[int]
+        self._error = None  # type: Optional[Exception]
+        self._lock, self._stop = threading.Lock(), False
         self._threads = [threading.Thread(target=self._thread) for _number in range(count)]
         for thread in self._threads:
             thread.daemon = True

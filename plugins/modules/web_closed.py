@@ -225,7 +225,7 @@ def reload_and_wait(rec, good, complaint):
     """Let nginx read the configuration, and wait until its answers and its workers show it."""
     rec.run(["systemctl", "reload", rec.params["unit"]], timeout=60)
     deadline = time.time() + rec.params["timeout"]
-    settle = time.time() + 15
+    settle = time.time() + 8
     while True:
         seen = observe(rec)
         if good(seen):

@@ -160,7 +160,7 @@ def _lacks(
         lacks.append("the operator is not known")
     if control == "dual" and authorisation.get("signer") in (people.get("operator"), plan.get("approved_by")):
         lacks.append("control is dual, but the authorisation was signed by the operator or the approver")
-    waived = {name for waiver in waivers for name in waiver.get("items", [])}
+    waived = {name for waiver in waivers if waiver.get("gate") == "proof" for name in waiver.get("items", [])}
     for data_set in data_sets:
         proven = [
             proof for proof in data_set.get("proofs") or [] if proof.get("verdict") == "equal" and proof.get("entry")
@@ -294,6 +294,13 @@ def certificate_bytes(certificate: Certificate) -> bytes:
 
 def file_name(certificate: Facts) -> str:
     return re.sub(r"[^A-Za-z0-9._-]", "_", str(certificate["medium"]["item"])) + ".certificate.json"
+
+
+def summary(certificate: Facts) -> dict[str, str]:
+    """One row of a report."""
+    medium, result = certificate["medium"], certificate["result"]
+    said = f"{result['outcome']}: {certificate['sanitisation']['called']}"
+    return {"item": medium["item"], "serial": str(medium["serial"]), "result": said, "file": file_name(certificate)}
 
 
 def schema() -> dict[str, Any]:

@@ -12,6 +12,10 @@ from ansible_collections.sunset.crm.plugins.plugin_utils.plan import DATA_SETS, 
 from ansible_collections.sunset.crm.plugins.plugin_utils.view import Seen, View, dump_id
 
 
+# The ends of a shutdown that a resume puts back.
+DARK = {("scheduler", "frozen"), ("web", "closed"), ("service", "stopped"), ("guest", "stopped"), ("power", "off")}
+
+
 @dataclass(frozen=True)
 class Row:
     """One item: what was done, the proof, the ledger line that holds the evidence, and whether it is finished."""
@@ -100,10 +104,10 @@ def _medium(item: Item, view: View, *, owed: bool) -> Row:
 
 
 def _resumed(item: Item, view: View) -> Row:
-    left = [
-        aspect for (item_id, aspect) in view.former if item_id == item["id"] and aspect in ("scheduler", "web", "service", "guest", "power")
-    ]
-    dark = [aspect for aspect in left if view.value(item["id"], aspect) in ("frozen", "closed", "stopped", "off")]
+    # What was found before the first change stays in the view until it was seen to be put back, whatever happened in between.
+    left = {aspect for (item_id, aspect) in view.former if item_id == item["id"]}
+    ends = {aspect for (item_id, aspect), seen in view.seen.items() if item_id == item["id"] and (aspect, seen.value) in DARK}
+    dark = sorted(left | ends)
     return _made(item, "as it was before" if not dark else f"still changed: {', '.join(dark)}", "-", None, not dark)
 
 

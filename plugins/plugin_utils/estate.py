@@ -103,7 +103,15 @@ class Estate:
         signature = signatures.sign(document, self.run_key, signatures.LEDGER_HEAD)
         write(self.root / "ledger.head.json", document)
         write(self.root / "ledger.head.json.sig", signature.encode())
+        self._write_signers()
         return {**current, "signature": signature, "document": document.decode()}
+
+    def _write_signers(self) -> None:
+        """Everybody whose signature an auditor meets: the plan's people, and the run key under the name C(run)."""
+        key = " ".join(self.run_key.with_suffix(".pub").read_text(encoding="utf-8").split()[:2])
+        names = f"{signatures.LEDGER_HEAD},{signatures.CERTIFICATE}"
+        text = self.plan().allowed_signers.rstrip("\n") + f'\nrun namespaces="{names}" {key}\n'
+        write(self.root / "allowed_signers", text.encode(), 0o644)
 
     @contextlib.contextmanager
     def item_lock(self, item_id: str) -> Iterator[None]:

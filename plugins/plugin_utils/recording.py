@@ -131,7 +131,7 @@ class RecordedAction(ActionBase):
             "wave": item["wave"],
             "back": step.back,
             "irreversible": step.irreversible,
-            "about": session.about(step, item),
+            "about": session.about(step, item, vault),
         }
         if step.irreversible:
             session.copy_out(required=True)

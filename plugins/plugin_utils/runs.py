@@ -28,7 +28,7 @@ def waves_of(phase: str, wanted: str, plan: Plan, view: View) -> list[str]:
             raise Refusal("no wave is accepted yet, so there is nothing to wipe; run playbooks/shutdown.yml first")
         return accepted
     if phase == "resume":
-        touched = {item for item, _aspect in view.seen}
+        touched = {item for item, _aspect in (*view.seen, *view.former)} | {entry.record["item"] for entry in view.interrupted}
         return [wave for wave in plan.waves if any(plan.items[i]["wave"] == wave for i in touched if i in plan.items)] or plan.waves[:1]
     waiting = [wave for wave in plan.waves if wave not in view.accepted]
     return waiting[:1] or plan.waves[-1:]

@@ -105,10 +105,13 @@ class Session:
         lines = "\n".join(f"  - {lack}" for lack in lacks)
         return f"{step.phase} of {item['id']} is refused; missing:\n{lines}{rejected}"
 
-    def about(self, step: steps.Step, item: Item) -> dict[str, Any]:
-        """What a copy or proof is about: the very dump that is current."""
+    def about(self, step: steps.Step, item: Item, vault: str) -> dict[str, Any]:
+        """What a copy or proof is about: the very dump that is current, in the very package that is open."""
         dump = self.view.dump(self.plan, item) if step.per_vault else None
-        return {"dump": dump_id(dump.result)} if dump is not None else {}
+        if dump is None:
+            return {}
+        package = self.view.identity(item["host"], vault)
+        return {"dump": dump_id(dump.result), **({"package": package} if package else {})}
 
     def predict(self, step: steps.Step, item: Item, vault: str, done: dict[str, Any]) -> None:
         predictions.add(
@@ -121,7 +124,7 @@ class Session:
                 "status": "done",
                 "changed": done.get("changed", False),
                 "evidence": {"result": (done.get("evidence") or {}).get("result", {})},
-                "about": self.about(step, item),
+                "about": self.about(step, item, vault),
             }
         )
 

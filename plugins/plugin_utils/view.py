@@ -68,16 +68,24 @@ class View:
         return None if any(self.touched.get(key, -1) > found.begun for key in writers) else found
 
     def proven_at(self, plan: Plan, item: Item, aspect: str = "proof") -> list[str]:
-        """The vaults that hold a copy (aspect C(copy)) or a proof of the very dump that is current."""
+        """The vaults that hold a copy (aspect C(copy)) or a proof of the very dump that is current.
+
+        A proof is one of the copy that the vault still holds: of the same dump, in the package that is open or sealed now."""
         dump = self.dump(plan, item)
         if dump is None:
             return []
         wanted = dump_id(dump.result)
-        return [
-            vault
-            for vault in plan.vaults
-            if (seen := self.get(item["id"], f"{aspect}@{vault}")) is not None and seen.about.get("dump") == wanted
-        ]
+        return [vault for vault in plan.vaults if all(self._about(item, part, vault, wanted) for part in {"copy", aspect})]
+
+    def _about(self, item: Item, aspect: str, vault: str, wanted: str) -> bool:
+        seen = self.get(item["id"], f"{aspect}@{vault}")
+        told, now = (seen.about.get("package") if seen else None), self.identity(item["host"], vault)
+        return seen is not None and seen.about.get("dump") == wanted and (None in (told, now) or told == now)
+
+    def identity(self, host: str, vault: str) -> str | None:
+        """Digest of the age identity of a host's package, as the vault reported it."""
+        package = self.get(f"host:{host}", f"package@{vault}")
+        return package.result.get("identity_digest") if package else None
 
 
 def dump_id(result: dict[str, Any]) -> str:

@@ -85,7 +85,9 @@ class Servers(HostContainer):
     def restore_postgresql(self, result: dict[str, Any]) -> None:
         """The roles first (that "postgres" exists is the one error that belongs there), then the database under its own name."""
         dump, roles = self.staged(result, "dump"), self.staged(result, "globals")
-        self.shell(f"zstd -qdc {roles} | runuser -u postgres -- psql -Xq -p {PG_COPY_PORT} 2>&1 | grep -v '\"postgres\" already exists' || true")
+        self.shell(
+            f"zstd -qdc {roles} | runuser -u postgres -- psql -Xq -p {PG_COPY_PORT} 2>&1 | grep -v '\"postgres\" already exists' || true"
+        )
         self.shell(f"zstd -qdc {dump} | runuser -u postgres -- pg_restore -e -C -p {PG_COPY_PORT} -d postgres")
 
     def restore_mariadb(self, result: dict[str, Any]) -> None:

@@ -10,8 +10,8 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from ansible_collections.sunset.crm.plugins.module_utils import _fingerprint
 
+from ansible_collections.sunset.crm.plugins.module_utils import _fingerprint
 from tests.integration.host_container import Failed
 from tests.integration.preserve_servers import MY_COPY_SOCKET, PG_COPY_PORT, STAGING, Servers
 
@@ -75,14 +75,14 @@ CREATE TABLE child (id int, lead int, FOREIGN KEY (lead) REFERENCES leads (id));
 CREATE USER gone@localhost; CREATE DEFINER = gone@localhost VIEW orphan AS SELECT id FROM child; DROP USER gone@localhost;
 """
 
-PG = {"item": "database:crm", "engine": "postgresql", "database": PG_NAME, "port": 5432, "staging": STAGING}
-MY = {"item": "database:old", "engine": "mariadb", "database": MY_NAME, "port": 3306, "staging": STAGING}
+PG: dict[str, Any] = {"item": "database:crm", "engine": "postgresql", "database": PG_NAME, "port": 5432, "staging": STAGING}
+MY: dict[str, Any] = {"item": "database:old", "engine": "mariadb", "database": MY_NAME, "port": 3306, "staging": STAGING}
 ENGINES = pytest.mark.parametrize("options", [PG, MY], ids=["postgresql", "mariadb"])
 
 
 @pytest.fixture(scope="module")
 def servers() -> Iterator[Servers]:
-    with Servers("sunset-test-dump") as host:
+    with Servers("sunset-test-dump", "--tmpfs", "/srv/small:size=40m") as host:
         host.psql('CREATE DATABASE "' + PG_NAME.replace('"', '""') + '"')
         host.psql(POSTGRESQL, PG_NAME)
         host.maria(MARIADB)
@@ -92,7 +92,7 @@ def servers() -> Iterator[Servers]:
 @pytest.fixture(autouse=True)
 def _fresh(servers: Servers) -> None:
     servers.wait(lambda: not servers.jobs())
-    servers.shell(f"rm -rf {STAGING}")
+    servers.shell(f"rm -rf {STAGING} /srv/small/*")
 
 
 def dump(servers: Servers, options: dict[str, Any], check: bool = False, **more: Any) -> dict[str, Any]:
@@ -152,7 +152,8 @@ def test_a_plain_dump_loses_floats_and_the_fingerprint_sees_it(servers: Servers)
         "mariadb-dump --no-defaults -S /run/mysqld/mysqld.sock --single-transaction --routines --events --triggers --hex-blob"
         f" --dump-history --databases 'old`crm' | mariadb --no-defaults -S {MY_COPY_SOCKET}"
     )
-    assert {(one["name"], one["what"]) for one in differences(servers, MY)} == {("leads", "content"), ("history", "content")}
+    tables = {(one["name"], one["what"]) for one in differences(servers, MY) if one["kind"] == "table"}
+    assert tables == {("leads", "content"), ("history", "content")}
 
 
 @ENGINES
@@ -205,7 +206,7 @@ def test_damaged_staging_is_noticed_and_made_again(servers: Servers) -> None:
 
 def test_writers_during_the_dump_are_an_error(servers: Servers) -> None:
     """MariaDB has no snapshot that two clients share: what is written meanwhile must be found out."""
-    process = servers.start_module("database_dump", **dict(MY, rate=150000))
+    process = servers.start_module("database_dump", **dict(MY, rate=400000))
     servers.wait(lambda: any(".sql.zst.part" in one for one in servers.staged_names()))
     time.sleep(0.5)
     servers.maria("INSERT INTO `old``crm`.`na``me; -- \\` VALUES (2, 'late')")
@@ -217,28 +218,21 @@ def test_writers_during_the_dump_are_an_error(servers: Servers) -> None:
 
 @ENGINES
 def test_want_of_space_is_said_before_the_start(servers: Servers, options: dict[str, Any]) -> None:
-    servers.shell("mkdir -p /srv/small && mount -t tmpfs -o size=8m none /srv/small")
-    try:
-        for check in (True, False):
-            with pytest.raises(Failed, match=r"bytes free; the copy may need \d+ .* are missing"):
-                dump(servers, options, check=check, staging="/srv/small/staging")
-        assert servers.shell("ls -A /srv/small") == ""
-    finally:
-        servers.shell("umount /srv/small")
+    servers.shell("fallocate -l 30M /srv/small/other")
+    for check in (True, False):
+        with pytest.raises(Failed, match=r"bytes free; the copy may need \d+ .* are missing"):
+            dump(servers, options, check=check, staging="/srv/small/staging")
+    assert servers.shell("ls -A /srv/small").split() == ["other"]
 
 
 def test_a_disk_that_fills_up_leaves_nothing_behind(servers: Servers) -> None:
     """The estimate is only one: another program can take the room meanwhile."""
-    servers.shell("mkdir -p /srv/small && mount -t tmpfs -o size=40m none /srv/small")
-    try:
-        process = servers.start_module("database_dump", **dict(MY, staging="/srv/small/staging", rate=300000))
-        servers.wait(lambda: "sql.zst.part" in servers.shell("find /srv/small -name '*.part'"))
-        servers.shell("dd if=/dev/zero of=/srv/small/other bs=1M count=100 2>/dev/null || true")
-        out, _err = process.communicate(timeout=120)
-        assert b"No space left on device" in out and b'"failed": true' in out
-        assert servers.shell("find /srv/small/staging -name '*.zst*'") == ""
-    finally:
-        servers.shell("umount /srv/small")
+    process = servers.start_module("database_dump", **dict(MY, staging="/srv/small/staging", rate=300000))
+    servers.wait(lambda: "sql.zst.part" in servers.shell("find /srv/small -name '*.part'"))
+    servers.shell("dd if=/dev/zero of=/srv/small/other bs=1M count=100 2>/dev/null || true")
+    out, _err = process.communicate(timeout=120)
+    assert b"No space left on device" in out and b'"failed": true' in out
+    assert servers.shell("find /srv/small/staging -name '*.zst*'") == ""
 
 
 def test_a_truncated_archive_is_noticed_where_listing_is_not_enough(servers: Servers) -> None:

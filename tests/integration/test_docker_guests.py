@@ -20,11 +20,11 @@ from typing import Any
 import docker
 import docker.errors
 import pytest
+
 from ansible_collections.sunset.crm.plugins.plugin_utils import docker_verbs, guests, relay
 from ansible_collections.sunset.crm.plugins.plugin_utils.account import Account
 from ansible_collections.sunset.crm.plugins.plugin_utils.docker_engine import Engine
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
-
 from tests.lab.image import ensure_mini_image
 
 SOCKET = "/var/run/docker.sock"
@@ -243,8 +243,10 @@ def test_twenty_take_as_long_as_the_slowest(stack: Stack) -> None:
     seconds = time.monotonic() - start
     assert done["evidence"]["verdict"] == "yes", done.get("msg")
     assert {stack.row(done, name)["how"] for name in names} == {guests.BY_ITSELF}
-    # One after the other would be 40 s and more.
-    assert seconds < 20
+    # One after the other, the whole would take at least as long as all together; the machine's own pace does not matter.
+    assert seconds < sum(stack.row(done, name)["seconds"] for name in names) / 3
+    asked = [action["did"] for action in done["evidence"]["actions"]]
+    assert asked == ["asked"] * 20
 
 
 def compose(service: str, depends: str = "") -> dict[str, str]:
@@ -376,7 +378,7 @@ def test_saved_containers_hold_what_the_container_wrote(stack: Stack, tmp_path: 
 
         # What was saved can be loaded, and what the container wrote is in it.
         reference = json.loads(_member(tar, "manifest.json"))[0]["RepoTags"][0]
-        stack.api.load_image(io.BytesIO(tar))
+        stack.api.load_image(io.BytesIO(tar))  # type: ignore[no-untyped-call]
         made = stack.api.create_container(
             reference, ["cat", "/data/own-layer"], labels={"sunset-test-e-all": stack.mark, "sunset-lab": "no"}
         )

@@ -9,6 +9,7 @@ back, and killed at every command that it runs.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -53,7 +54,7 @@ STUBBORN = """[Service]
 ExecStart=/bin/sh -c 'trap "" TERM; while :; do sleep 0.2; done'
 TimeoutStopSec=%s
 """
-CRON = "MAILTO=root\n* * * * * root sleep 4711 > /dev/null\n"
+CRON = "MAILTO=root\n0 0 29 2 * root sleep 4711 > /dev/null\n"
 SITE = """# the vhost of the CRM
 map $http_upgrade $crm_upgrade { default close; websocket upgrade; }
 server {
@@ -87,7 +88,7 @@ SITE_OPTIONS: dict[str, Any] = {
 
 @pytest.fixture(scope="module")
 def host() -> Iterator[HostContainer]:
-    with HostContainer("sunset-test-host-modules") as one:
+    with HostContainer(f"sunset-test-host-{os.getpid()}") as one:
         for name, text in {
             "crm-web.service": WEB,
             "crm-jobs.service": JOBS,

@@ -251,10 +251,10 @@ def container() -> Iterator[str]:
 
 
 def test_containers_through_ssh_port_key_and_jump_host(running: Host, container: str) -> None:
-    base = {"label": f"sunset-test-e={container}", "containers": [container], "socket": "/srv/engine.sock"}
+    base: dict[str, Any] = {"label": f"sunset-test-e={container}", "containers": [container], "socket": "/srv/engine.sock"}
     ssh = f"ssh -i {running.key} -p {running.port} -o UserKnownHostsFile=/dev/null -o StrictHostKeyChecking=no -o LogLevel=ERROR"
     jump = f'-o UserKnownHostsFile=/dev/null -o StrictHostKeyChecking=no -o ProxyCommand="{ssh} -W %h:%p root@127.0.0.1"'
-    way = {"ansible_ssh_common_args": jump, "ansible_port": 22}
+    way: dict[str, Any] = {"ansible_ssh_common_args": jump, "ansible_port": 22}
 
     dry = running.play("docker_guests", {**base, "state": "stopped"}, check=True, **way)
     assert dry["changed"] is True, dry.get("msg")
@@ -283,8 +283,13 @@ def test_containers_through_ssh_port_key_and_jump_host(running: Host, container:
 
 
 def test_become_is_used_on_the_way_to_the_engine(running: Host, container: str) -> None:
-    base = {"label": f"sunset-test-e={container}", "containers": [container], "socket": "/srv/engine.sock", "state": "stopped"}
-    become = {"ansible_become": True, "ansible_become_method": "su", "ansible_become_user": "daemon"}
+    base: dict[str, Any] = {
+        "label": f"sunset-test-e={container}",
+        "containers": [container],
+        "socket": "/srv/engine.sock",
+        "state": "stopped",
+    }
+    become: dict[str, Any] = {"ansible_become": True, "ansible_become_method": "su", "ansible_become_user": "daemon"}
     done = running.play("docker_guests", base, **become, ansible_become_flags="-s /bin/sh")
     assert done["failed"] is True
     assert "Permission denied" in done["msg"]
@@ -292,7 +297,7 @@ def test_become_is_used_on_the_way_to_the_engine(running: Host, container: str) 
 
 
 def test_a_host_that_cannot_be_reached_is_one_clear_message(running: Host, container: str) -> None:
-    base = {"label": f"sunset-test-e={container}", "containers": [container], "state": "stopped"}
+    base: dict[str, Any] = {"label": f"sunset-test-e={container}", "containers": [container], "state": "stopped"}
     done = running.play("docker_guests", base, ansible_port=free_port())
     assert done["failed"] is True
     assert "Connection refused" in done["msg"]

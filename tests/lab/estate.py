@@ -21,6 +21,7 @@ from .loops import Loop
 from .shell import LabError, locked, run, say, together, wait_for
 
 READY = "/etc/lab/ready"
+RECIPE, WIRING = f"{paths.NAME}.recipe", f"{paths.NAME}.wiring"
 LOCK = paths.STATE / "lock"
 
 
@@ -52,6 +53,11 @@ def _attach_all() -> dict[str, Loop]:
 
 def _lay_missing(attached: dict[str, Loop]) -> None:
     missing = [medium for medium in MEDIA.values() if not _laid(medium)]
+    if any(medium.name in prepared.PREPARED for medium in missing) and not prepared.there():
+        # Filled together or not at all: Creme's database and its uploads belong to each other.
+        missing = [medium for medium in MEDIA.values() if medium in missing or medium.name in prepared.PREPARED]
+        for medium in missing:
+            _mark(medium).unlink(missing_ok=True)
     for medium in missing:
         for host, _where in medium.mounts:
             engine.remove(HOSTS[host].container)  # it would have the old content mounted
@@ -80,8 +86,8 @@ def _labels(tar: bytes, host: Host, devices: list[str], address: str) -> dict[st
     """What the container was made of, and how it is wired to this machine: two labels."""
     script = tree.script(host.name, "setup.sh", "start.sh") or b""
     return {
-        f"{paths.NAME}.recipe": _hash(tar, script, repr(host).encode(), image.recipe_hash().encode()),
-        f"{paths.NAME}.wiring": _hash(repr((devices, address)).encode()),
+        RECIPE: _hash(tar, script, repr(host).encode(), image.recipe_hash().encode()),
+        WIRING: _hash(repr((devices, address)).encode()),
     }
 
 
@@ -91,11 +97,14 @@ def _usable(host: Host, labels: dict[str, str]) -> bool:
     if facts is None:
         return False
     found = facts["Config"]["Labels"]
-    wiring, recipe = (all(found.get(key) == value for key, value in labels.items() if key.endswith(end)) for end in ("wiring", "recipe"))
-    if wiring and not recipe and _finished(host, facts["State"]["Running"]):
-        say(f"{host.name} was made from an older recipe; `reset {host.name}` would renew it")
+    if found.get(WIRING) != labels[WIRING]:
+        return False
+    if found.get(RECIPE) == labels[RECIPE]:
         return True
-    return wiring and recipe
+    if not _finished(host, facts["State"]["Running"]):
+        return False
+    say(f"{host.name} was made from an older recipe; `reset {host.name}` would renew it")
+    return True
 
 
 def _switch_on(host: Host) -> None:

@@ -8,8 +8,10 @@ They use the scripts that people get (scripts/statement, scripts/custodian) and 
 
 from __future__ import annotations
 
+import base64
 import shutil
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from . import estate, paths
@@ -38,20 +40,21 @@ def approve(person: str = "alice") -> None:
     _statement(person, "approve", str(paths.ESTATE / "plan.json"))
 
 
-def _stated(person: str, verb: str, *arguments: str) -> None:
+def _stated(person: str, verb: str, options: Sequence[str], items: Sequence[str]) -> None:
     out = PEOPLE[person].folder / "out"
     shutil.rmtree(out, ignore_errors=True)
-    _statement(person, verb, "--out", str(out), str(paths.ESTATE / "plan.json"), *arguments)
+    _statement(person, verb, *options, "--out", str(out), str(paths.ESTATE / "plan.json"), *items)
     _hand_in(out)
 
 
 def authorise(*media: str, person: str = "bob", days: float = 7) -> None:
     """Authorise the wipe of these media, or of all of the plan."""
-    _stated(person, "authorise", "--days", str(days), *media)
+    _stated(person, "authorise", ["--days", str(days)], media)
 
 
 def waive_grace(*items: str, person: str = "alice", reason: str = "a demo does not wait two weeks") -> None:
-    _stated(person, "waive", "--gate", "grace", "--reason", reason, *items)
+    """Waive the grace period of these items, or of all with the single name '*'."""
+    _stated(person, "waive", ["--gate", "grace", "--reason", reason], items)
 
 
 def challenge(package: str, person: str = "bob") -> None:
@@ -61,16 +64,9 @@ def challenge(package: str, person: str = "bob") -> None:
     folder.mkdir(parents=True)
     wrapped = folder / f"{package}.{person}.age"
     stored = f"/srv/vault/{NAME}/keys/{wrapped.name}"
-    wrapped.write_bytes(estate.execute("vault1", ["base64", "-w0", stored]).encode())
-    import base64
-
-    wrapped.write_bytes(base64.b64decode(wrapped.read_bytes()))
+    wrapped.write_bytes(base64.b64decode(estate.execute("vault1", ["base64", stored])))
     out = folder / "out"
-    out.mkdir()
-    run(
-        [
-            sys.executable, str(SCRIPTS / "custodian"), "challenge", "--estate", NAME, "--package", package, "--custodian", person,
-            "--identity", str(PEOPLE[person].age_identity), "--signing-key", str(PEOPLE[person].ssh_key), "--out", str(out), str(wrapped),
-        ]
-    )  # fmt: skip
+    identity, key = str(PEOPLE[person].age_identity), str(PEOPLE[person].ssh_key)
+    script = [sys.executable, str(SCRIPTS / "custodian"), "challenge", "--estate", NAME, "--custodian", person]
+    run([*script, "--identity", identity, "--sign-key", key, "--out", str(out), str(wrapped)])
     _hand_in(out)

@@ -37,7 +37,7 @@ LINE_LIMIT = 16 << 20
 
 class Refused(Exception):
     def __init__(self, code, message):
-        super(Refused, self).__init__(message)
+        super().__init__(message)
         self.code = code
 
 
@@ -50,9 +50,9 @@ def check_next(line, prev, number):
     try:
         record = json.loads(line.decode("utf-8"))
     except ValueError:
-        raise Refused(3, "line {0} is no JSON".format(number + 1))
+        raise Refused(3, f"line {number + 1} is no JSON")
     if not isinstance(record, dict) or record.get("prev") != prev:
-        raise Refused(3, "line {0} does not continue the chain".format(number + 1))
+        raise Refused(3, f"line {number + 1} does not continue the chain")
     return line_hash(line)
 
 
@@ -65,12 +65,12 @@ def read_lines(stream):
             return lines
         if not line.endswith(b"\n"):
             if len(line) > LINE_LIMIT:
-                raise Refused(2, "a line is longer than {0} bytes".format(LINE_LIMIT))
+                raise Refused(2, f"a line is longer than {LINE_LIMIT} bytes")
             return lines + [None]
         lines.append(line[:-1])
 
 
-class Store(object):
+class Store:
     """The copy of one ledger, under an exclusive lock for as long as it is open."""
 
     def __init__(self, base, estate):
@@ -100,7 +100,7 @@ class Store(object):
             try:
                 prev = check_next(line, prev, number)
             except Refused as exc:
-                raise Refused(4, "the copy on this vault is damaged: {0}".format(exc))
+                raise Refused(4, f"the copy on this vault is damaged: {exc}")
         if torn:
             os.ftruncate(self.fd, sum(len(line) + 1 for line in self.lines))
             os.fsync(self.fd)
@@ -117,7 +117,7 @@ class Store(object):
         known = self.lines[start:]
         for offset, (stored, line) in enumerate(zip(known, given)):
             if stored != line:
-                raise Refused(3, "line {0} differs from the one that is stored; it will not be rewritten".format(start + offset + 1))
+                raise Refused(3, f"line {start + offset + 1} differs from the one that is stored; it will not be rewritten")
         fresh = given[len(known):]
         prev = self.head
         for offset, line in enumerate(fresh):
@@ -136,7 +136,7 @@ class Store(object):
             os.fsync(self.fd)
         except OSError as exc:
             os.ftruncate(self.fd, end)
-            raise Refused(4, "the vault cannot write: {0}".format(exc.strerror))
+            raise Refused(4, f"the vault cannot write: {exc.strerror}")
         directory = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(directory)
@@ -202,7 +202,7 @@ def main(argv):
     except Refused as exc:
         answer, code = {"ok": False, "error": str(exc)}, exc.code
     except OSError as exc:
-        answer, code = {"ok": False, "error": "the vault's own trouble: {0}".format(exc.strerror)}, 4
+        answer, code = {"ok": False, "error": f"the vault's own trouble: {exc.strerror}"}, 4
     sys.stdout.write(json.dumps(answer, sort_keys=True) + "\n")
     return code
 

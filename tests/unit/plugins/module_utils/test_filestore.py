@@ -41,15 +41,29 @@ def restored(tree, tmp_path):
     archive = b"".join(_filestore.archive_chunks(str(tree)))
     target = tmp_path / "copy"
     target.mkdir()
-    subprocess.run(["tar", "-x", "-p", "--xattrs", "--xattrs-include=*", "--acls", "--numeric-owner", "-C", str(target), "-f", "-"],
-                   input=archive, check=True)
+    subprocess.run(
+        ["tar", "-x", "-p", "--xattrs", "--xattrs-include=*", "--acls", "--numeric-owner", "-C", str(target), "-f", "-"],
+        input=archive,
+        check=True,
+    )
     return target
 
 
 def test_manifest_names_every_entry_once(tree):
     found = by_name(_filestore.manifest(str(tree)))
-    assert set(found) == {b".", "Zo\u00eb \U0001f600.txt".encode("utf-8"), b"new\nline", b"latin\xe9", b"empty", b"deep", b"deep/-rf",
-                          b"out", b"hard", b"sparse", b"pipe"}
+    assert set(found) == {
+        b".",
+        "Zo\u00eb \U0001f600.txt".encode("utf-8"),
+        b"new\nline",
+        b"latin\xe9",
+        b"empty",
+        b"deep",
+        b"deep/-rf",
+        b"out",
+        b"hard",
+        b"sparse",
+        b"pipe",
+    }
     assert found[b"out"] == dict(found[b"out"], type="symlink", target="/etc")
     assert "path_b64" in found[b"latin\xe9"]
     assert found[b"hard"]["linked"] == "deep/-rf" and found[b"hard"]["mtime_ns"] == 1234567890123456789
@@ -69,12 +83,15 @@ def test_a_restored_archive_is_equal(tree, tmp_path):
     assert (copy / "sparse").stat().st_blocks * 512 < 1024 * 1024
 
 
-@pytest.mark.parametrize("damage, told", [
-    (lambda copy: (copy / "deep" / "-rf").write_text("Y"), "deep/-rf differs in mtime_ns, sha256"),
-    (lambda copy: (copy / "new\nline").unlink(), "new\\nline is missing"),
-    (lambda copy: (copy / "more").write_text(""), "more is new"),
-    (lambda copy: (copy / "empty").chmod(0o777), "empty differs in mode"),
-])
+@pytest.mark.parametrize(
+    "damage, told",
+    [
+        (lambda copy: (copy / "deep" / "-rf").write_text("Y"), "deep/-rf differs in mtime_ns, sha256"),
+        (lambda copy: (copy / "new\nline").unlink(), "new\\nline is missing"),
+        (lambda copy: (copy / "more").write_text(""), "more is new"),
+        (lambda copy: (copy / "empty").chmod(0o777), "empty differs in mode"),
+    ],
+)
 def test_each_damage_of_the_copy_is_named(tree, tmp_path, damage, told):
     entries = _filestore.manifest(str(tree))
     copy = restored(tree, tmp_path)
@@ -90,8 +107,9 @@ def test_owners_are_read_from_the_archive_where_nobody_is_root(tree, tmp_path):
         assert _filestore.tar_owner_differences(entries, stream) == []
     entries[1] = dict(entries[1], uid=4242)
     with open(str(path), "rb") as stream:
-        assert _filestore.tar_owner_differences(entries, stream) == [_filestore.show(_filestore.decode_name(entries[1]))
-                                                                     + " differs in owner"]
+        assert _filestore.tar_owner_differences(entries, stream) == [
+            _filestore.show(_filestore.decode_name(entries[1])) + " differs in owner"
+        ]
 
 
 def test_a_socket_is_listed_but_in_no_archive(tree, tmp_path):

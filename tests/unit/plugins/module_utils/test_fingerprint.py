@@ -8,7 +8,11 @@ from ansible_collections.sunset.crm.plugins.module_utils import _fingerprint, _f
 
 def taken(**changes):
     value = {
-        "schema": 1, "engine": "postgresql", "database": "crm", "method": "md5", "version": "15.1",
+        "schema": 1,
+        "engine": "postgresql",
+        "database": "crm",
+        "method": "md5",
+        "version": "15.1",
         "tables": {"public.a": {"rows": 2, "hash": "10"}, "public.b": {"rows": 0, "hash": "0"}},
         "derived": {"public.m": {"rows": 1, "hash": "5"}},
         "catalogue": {"view": {"public.v": "aa"}, "sequence value": {"public.s": "7/true"}},
@@ -28,25 +32,31 @@ def test_equal():
     assert _fingerprint.digest(taken()) == _fingerprint.digest(taken(version="15.9"))
 
 
-@pytest.mark.parametrize("changes, expected", [
-    ({"tables": {"public.a": {"rows": 2, "hash": "11"}, "public.b": {"rows": 0, "hash": "0"}}}, ("table", "public.a", "content")),
-    ({"tables": {"public.a": {"rows": 1, "hash": "10"}, "public.b": {"rows": 0, "hash": "0"}}}, ("table", "public.a", "rows")),
-    ({"tables": {"public.a": {"rows": 2, "hash": "10"}}}, ("table", "public.b", "missing in the copy")),
-    ({"catalogue": {"view": {"public.v": "ab"}, "sequence value": {"public.s": "7/true"}}}, ("view", "public.v", "definition")),
-    ({"catalogue": {"view": {}, "sequence value": {"public.s": "7/true"}}}, ("view", "public.v", "missing in the copy")),
-    ({"catalogue": {"sequence value": {"public.s": "7/true"}}}, ("view", "public.v", "missing in the copy")),
-    ({"globals": {"role": {}}}, ("role", "postgres", "missing in the copy")),
-])
+@pytest.mark.parametrize(
+    "changes, expected",
+    [
+        ({"tables": {"public.a": {"rows": 2, "hash": "11"}, "public.b": {"rows": 0, "hash": "0"}}}, ("table", "public.a", "content")),
+        ({"tables": {"public.a": {"rows": 1, "hash": "10"}, "public.b": {"rows": 0, "hash": "0"}}}, ("table", "public.a", "rows")),
+        ({"tables": {"public.a": {"rows": 2, "hash": "10"}}}, ("table", "public.b", "missing in the copy")),
+        ({"catalogue": {"view": {"public.v": "ab"}, "sequence value": {"public.s": "7/true"}}}, ("view", "public.v", "definition")),
+        ({"catalogue": {"view": {}, "sequence value": {"public.s": "7/true"}}}, ("view", "public.v", "missing in the copy")),
+        ({"catalogue": {"sequence value": {"public.s": "7/true"}}}, ("view", "public.v", "missing in the copy")),
+        ({"globals": {"role": {}}}, ("role", "postgres", "missing in the copy")),
+    ],
+)
 def test_each_difference_has_a_name_and_decides(changes, expected):
     assert told(taken(), taken(**changes)) == [expected]
     assert _fingerprint.verdict(_fingerprint.compare(taken(), taken(**changes))) == "different"
     assert _fingerprint.digest(taken()) != _fingerprint.digest(taken(**changes))
 
 
-@pytest.mark.parametrize("changes", [
-    {"derived": {"public.m": {"rows": 9, "hash": "6"}}},  # refreshed by the restore
-    {"globals": {"role": {"postgres": "bb", "vault": "cc"}}},  # the throw-away server's own
-])
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"derived": {"public.m": {"rows": 9, "hash": "6"}}},  # refreshed by the restore
+        {"globals": {"role": {"postgres": "bb", "vault": "cc"}}},  # the throw-away server's own
+    ],
+)
 def test_derived_differences_are_told_but_do_not_decide(changes):
     differences = _fingerprint.compare(taken(), taken(**changes))
     assert len(differences) == 1
@@ -64,12 +74,17 @@ def test_unknown_engine_is_refused_by_name():
         _fingerprint.open_session("sqlite", "crm")
 
 
-@pytest.mark.parametrize("before, after", [
-    ("CHECK (((v)::text = ANY ((ARRAY['a'::character varying, 'b'::character varying])::text[])))",
-     "CHECK (((v)::text = ANY (ARRAY[('a'::character varying)::text, ('b'::character varying)::text])))"),
-    ("'x'::\"S 2\".\"My Type\"", "'x'"),
-    ("(a)::numeric(10,2)", "a"),
-])
+@pytest.mark.parametrize(
+    "before, after",
+    [
+        (
+            "CHECK (((v)::text = ANY ((ARRAY['a'::character varying, 'b'::character varying])::text[])))",
+            "CHECK (((v)::text = ANY (ARRAY[('a'::character varying)::text, ('b'::character varying)::text])))",
+        ),
+        ('\'x\'::"S 2"."My Type"', "'x'"),
+        ("(a)::numeric(10,2)", "a"),
+    ],
+)
 def test_expressions_that_mean_the_same_have_one_normal_form(before, after):
     assert _fingerprint_pg.normal_expression(before) == _fingerprint_pg.normal_expression(after)
 
@@ -83,8 +98,7 @@ def test_hostile_names_are_quoted():
     assert 'ONLY "s""; DROP TABLE x; --"."ta\nble" AS' in statement
     assert _sqlclient.my_identifier("a`b") == "`a``b`"
     assert _sqlclient.my_literal("it's") == "_utf8mb4 X'69742773'"
-    assert _sqlclient.postgresql_target("a'b\\ c", 5433, "/run/x") == \
-        "dbname='a\\'b\\\\ c' user='postgres' host='/run/x' port=5433"
+    assert _sqlclient.postgresql_target("a'b\\ c", 5433, "/run/x") == "dbname='a\\'b\\\\ c' user='postgres' host='/run/x' port=5433"
 
 
 def test_float_is_hashed_as_the_exact_double():

@@ -20,16 +20,19 @@ def finish(staging, dump_id):
     return record
 
 
-@pytest.mark.parametrize("record, damage, fresh, job, changed", [
-    (None, [], None, "absent", True),
-    (None, [], None, "died", True),
-    ({"dump_id": "1"}, ["a has 1 bytes"], None, "done", True),
-    ({"dump_id": "1"}, [], False, "done", True),
-    ({"dump_id": "1"}, [], None, "done", True),  # unknown is not unchanged
-    ({"dump_id": "1"}, [], True, "running", True),
-    ({"dump_id": "1"}, [], True, "done", False),
-    ({"dump_id": "1"}, [], True, "died", False),
-])
+@pytest.mark.parametrize(
+    "record, damage, fresh, job, changed",
+    [
+        (None, [], None, "absent", True),
+        (None, [], None, "died", True),
+        ({"dump_id": "1"}, ["a has 1 bytes"], None, "done", True),
+        ({"dump_id": "1"}, [], False, "done", True),
+        ({"dump_id": "1"}, [], None, "done", True),  # unknown is not unchanged
+        ({"dump_id": "1"}, [], True, "running", True),
+        ({"dump_id": "1"}, [], True, "done", False),
+        ({"dump_id": "1"}, [], True, "died", False),
+    ],
+)
 def test_decision(record, damage, fresh, job, changed):
     assert _preserve.decide(record, damage, fresh, job)[0] is changed
 

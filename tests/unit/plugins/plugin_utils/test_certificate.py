@@ -141,8 +141,10 @@ def test_single_control_is_possible_and_said() -> None:
 
 def test_a_waiver_stands_for_a_proof_and_is_in_the_certificate() -> None:
     given = change(facts(), "data_sets.0.proofs", [])
-    waiver = {"items": ["database:creme"], "signer": "anna", "sha256": "1" * 64}
+    waiver = {"gate": "proof", "items": ["database:creme"], "signer": "anna", "sha256": "1" * 64}
     assert certificate.build_certificate(**given, waivers=[waiver])["waivers"] == [waiver]
+    with pytest.raises(Refusal, match="no proof and no waiver"):
+        certificate.build_certificate(**given, waivers=[{**waiver, "gate": "grace"}])
 
 
 def test_the_schema_check_agrees_with_a_library() -> None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from ansible_collections.sunset.crm.plugins.plugin_utils import docker_engine as engine
 from ansible_collections.sunset.crm.plugins.plugin_utils.guests import Guest
 

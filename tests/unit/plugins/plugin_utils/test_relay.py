@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from ansible_collections.sunset.crm.plugins.plugin_utils import relay
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
+
 from ansible_collections.sunset.crm.plugins.plugin_utils import witness
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
 

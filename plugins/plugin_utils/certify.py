@@ -1,0 +1,139 @@
+# Copyright: sunset.crm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""From the ledger to the certificate of a wiped medium: gathers what ``certificate.build_certificate`` takes.
+
+The certificate speaks of the one ledger line that holds the wipe's outcome. Written once; a second run finds it.
+"""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from ansible_collections.sunset.crm.plugins.plugin_utils import certificate, gates, ledger, signatures
+from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
+from ansible_collections.sunset.crm.plugins.plugin_utils.estate import Estate
+from ansible_collections.sunset.crm.plugins.plugin_utils.plan import Item, Plan
+from ansible_collections.sunset.crm.plugins.plugin_utils.session import Session
+from ansible_collections.sunset.crm.plugins.plugin_utils.statements import Statement, covers
+from ansible_collections.sunset.crm.plugins.plugin_utils.view import Seen, View, dump_id
+
+PROOF_FIELDS = ("tables", "rows", "files", "bytes", "fingerprint_sha256", "engine_version")
+
+
+def conclude(session: Session, item: Item) -> dict[str, Any]:
+    """Make sure that the wiped medium has its signed certificate; for the action plugin of ``media_wipe``.
+
+    Returns ``{certificate: file name}``. Raises Refusal when the evidence does not carry one.
+    """
+    seen = session.view.get(item["id"], "wipe")
+    if seen is None:
+        raise Refusal(f"{item['id']}: the ledger holds no outcome of a wipe; run the wipe")
+    if (name := written(session.estate, item, seen)) is not None:
+        return {"certificate": name}
+    outcome = next(entry.record for entry in ledger.read(session.estate.ledger_file) if entry.hash == seen.hash)
+    made = certificate.build_certificate(
+        item=item,
+        plan={"estate": session.plan.estate, "sha256": session.plan.sha256, "approved_by": session.approver},
+        authorisation=authorised(session.words.of("authorisation"), seen, item),
+        data_sets=data_sets(session.plan, session.view, item),
+        wipe=seen.result,
+        stream_key=session.stream_key(item, make=False).get("stream_key", ""),
+        evidence={"ledger_entry": seen.hash, "sha256": outcome.get("evidence_sha256")},
+        people={"operator": operator(session, str(outcome.get("run"))), "custodians": custodians(session, item)},
+        issued=ledger.now(),
+        # Two persons count for little where the control node could rewrite its own record.
+        control="dual" if session.plan.dual and session.run.get("receivers") else "single",
+        waivers=waivers(session, item),
+    )
+    signatures.create_key(session.estate.run_key, "sunset.crm run key")
+    path, _signature = certificate.issue(made, session.estate.certificates_folder, session.estate.run_key)
+    return {"certificate": path.name}
+
+
+def written(estate: Estate, item: Item, seen: Seen) -> str | None:
+    """The name of the certificate about this very outcome, if it and its signature are there."""
+    path = estate.certificates_folder / certificate.file_name({"medium": {"item": item["id"]}})
+    if not path.with_name(path.name + ".sig").exists():
+        return None
+    try:
+        found = json.loads(path.read_bytes())
+    except (FileNotFoundError, ValueError):
+        return None
+    return path.name if found.get("evidence", {}).get("ledger_entry") == seen.hash else None
+
+
+def authorised(statements: list[Statement], seen: Seen, item: Item) -> dict[str, Any]:
+    """The authorisation that the wipe was done under: by its digest, since it may have expired by now."""
+    digest = seen.result.get("authorisation_sha256")
+    for statement in statements:
+        if statement.sha256 == digest:
+            named = [entry for entry in statement.document.get("media", []) if entry.get("item") == item["id"]]
+            return {
+                "sha256": statement.sha256,
+                "signer": statement.signer,
+                "name": statement.name,
+                "expires": str(statement.document.get("expires", "")),
+                "method": named[0].get("method") if named else None,
+            }
+    raise Refusal(f"{item['id']}: the authorisation {str(digest)[:12]} that it was wiped under is not among the statements; put it back")
+
+
+def data_sets(plan: Plan, view: View, item: Item) -> list[dict[str, Any]]:
+    """What the medium carried, with the ledger lines of its dumps and proofs."""
+    found = []
+    for data_set in plan.carried_by(item["id"]):
+        dump = view.dump(plan, data_set)
+        proofs = []
+        for vault in view.proven_at(plan, data_set):
+            seen = view.seen[(data_set["id"], f"proof@{vault}")]
+            kept = {key: seen.result.get(key) for key in PROOF_FIELDS}
+            verdict = seen.result.get("verdict", seen.value)
+            proofs.append({"vault": vault, "verdict": verdict, "entry": seen.hash, "at": seen.at, **kept})
+        found.append(
+            {
+                "item": data_set["id"],
+                "categories": data_set["expects"].get("categories"),
+                "legal_basis": data_set["expects"].get("legal_basis"),
+                "dump": {"id": dump_id(dump.result), "entry": dump.hash} if dump else {},
+                "proofs": proofs,
+            }
+        )
+    return found
+
+
+def operator(session: Session, run: str) -> str:
+    """Who ran the run that wiped it, which may be an earlier one than this."""
+    for entry in ledger.read(session.estate.ledger_file):
+        if entry.record.get("kind") == "run" and entry.record.get("run") == run:
+            return str(entry.record.get("operator", ""))
+    return str(session.run["operator"])
+
+
+def custodians(session: Session, item: Item) -> list[str]:
+    """Who has shown that the packages of what lay on it can be opened."""
+    context = session.context()
+    found: set[str] = set()
+    for host in {data_set["host"] for data_set in session.plan.carried_by(item["id"])}:
+        for vault in session.plan.vaults:
+            package = session.plan.items.get(f"host:{host}")
+            if package is not None:
+                found |= {statement.signer for statement in gates.attestations(package, context, vault)}
+    return sorted(found)
+
+
+def waivers(session: Session, item: Item) -> list[dict[str, Any]]:
+    """The signed waivers that speak of this medium or of what lay on it."""
+    about = {item["id"], *(data_set["id"] for data_set in session.plan.carried_by(item["id"]))}
+    return [
+        {
+            "sha256": statement.sha256,
+            "signer": statement.signer,
+            "gate": statement.document.get("gate"),
+            "items": list(statement.document.get("items", [])),
+            "reason": statement.document.get("reason"),
+        }
+        for statement in session.words.of("waiver")
+        if any(covers(statement.document, item_id) for item_id in about)
+    ]

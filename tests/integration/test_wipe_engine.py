@@ -1,0 +1,212 @@
+# Copyright: sunset.crm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The wipe job itself on real block devices: kills, lies, faults, other Pythons."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ansible_collections.sunset.crm.plugins.module_utils import _device, _wipe_engine, _wipe_pass, _wipe_stream
+from tests.integration.loop_media import MARKER, MIB, Medium, engine, make, spec_of, stock_tools_say_wiped
+from tests.integration.loop_media import a_medium as _medium  # noqa: F401
+from tests.integration.loop_media import call_wipe as _wipe  # noqa: F401
+
+pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="loop devices need root")
+
+
+class Killed(BaseException):
+    """Stands for a kill: nothing of the job runs after it."""
+
+
+def killed_at(offset: int) -> type:
+    class Dying(_wipe_engine.Wipe):
+        def progress(self, done: int, rate: Any = None, total: Any = None) -> None:
+            if done >= offset:
+                raise Killed
+
+    return Dying
+
+
+def test_what_a_checkpoint_claims_is_not_believed(medium: Medium, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A disk whose write cache was lost: the checkpoint says 12 MiB, the last 3 of them are not there."""
+    monkeypatch.setattr(_wipe_engine, "PROGRESS_SECONDS", 0.02)
+    folder = tmp_path / "job"
+    with pytest.raises(Killed):
+        engine(medium, folder, killed_at(12 * MIB), rate=16 * MIB, checkpoint_seconds=0.01)
+    state = json.loads((folder / "state.json").read_text())
+    assert state["offset"] >= 8 * MIB
+    state["offset"] = 12 * MIB
+    (folder / "state.json").write_text(json.dumps(state))
+    with open(medium.device, "r+b", buffering=0) as stream:
+        stream.seek(9 * MIB)
+        stream.write(MARKER * 2000)
+        os.fsync(stream.fileno())
+    result = engine(medium, folder)
+    assert result["outcome"] == "sanitised" and result["sessions"][1]["resumed_from"] == 9 * MIB
+    assert stock_tools_say_wiped(medium) and MARKER not in medium.content()
+
+
+@pytest.mark.parametrize("phase", ["verify", "canaries", "verified"])
+def test_killed_in_a_later_phase(medium: Medium, tmp_path: Path, phase: str) -> None:
+    class Dying(_wipe_engine.Wipe):
+        def save(self, **changes: Any) -> None:
+            super().save(**changes)
+            if changes.get("phase") == phase:
+                raise Killed
+
+    with pytest.raises(Killed):
+        engine(medium, tmp_path / "job", Dying)
+    result = engine(medium, tmp_path / "job")
+    assert result["outcome"] == "sanitised" and stock_tools_say_wiped(medium)
+
+
+def test_a_torn_state_file_means_a_whole_new_pass(medium: Medium, tmp_path: Path) -> None:
+    (tmp_path / "job").mkdir()
+    (tmp_path / "job" / "state.json").write_text('{"offset": 163')
+    assert engine(medium, tmp_path / "job")["outcome"] == "sanitised" and stock_tools_say_wiped(medium)
+
+
+def test_a_device_that_shrinks_under_the_job_is_not_wiped(medium: Medium, tmp_path: Path) -> None:
+    class Shrinking(_wipe_engine.Wipe):
+        def save(self, **changes: Any) -> None:
+            super().save(**changes)
+            if changes.get("phase") == "write":
+                os.truncate(medium.file, 8 * MIB)
+                subprocess.run(["losetup", "--set-capacity", medium.device], check=True)
+
+    result = engine(medium, tmp_path / "job", Shrinking)
+    assert result["outcome"] == "failed" and result["reasons"], result
+
+
+def test_a_device_that_changes_between_the_passes_is_not_wiped(medium: Medium, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = _device.identify
+
+    class Changing(_wipe_engine.Wipe):
+        def flush(self) -> None:
+            super().flush()
+            monkeypatch.setattr(_device, "identify", lambda target: {**real(target), "inode": 1})
+
+    result = engine(medium, tmp_path / "job", Changing)
+    assert result["outcome"] == "failed" and "changed under the job" in result["reasons"][0]
+
+
+def test_nobody_can_claim_the_device_while_it_is_wiped(medium: Medium, tmp_path: Path) -> None:
+    class Watched(_wipe_engine.Wipe):
+        def verify(self) -> None:
+            with pytest.raises(OSError, match="busy"):
+                os.open(medium.device, os.O_RDONLY | os.O_EXCL)
+            super().verify()
+
+    assert engine(medium, tmp_path / "job", Watched)["outcome"] == "sanitised"
+
+
+def test_one_flipped_byte_fails_the_wipe(medium: Medium, tmp_path: Path) -> None:
+    class Flipping(_wipe_engine.Wipe):
+        def verify(self) -> None:
+            place = 10 * MIB + 123
+            while place // 4096 * 4096 in self.state["canaries"]:
+                place += 4096
+            with open(medium.device, "r+b", buffering=0) as stream:
+                stream.seek(place)
+                byte = stream.read(1)
+                stream.seek(place)
+                stream.write(bytes([byte[0] ^ 1]))
+                os.fsync(stream.fileno())
+            super().verify()
+
+    result = engine(medium, tmp_path / "job", Flipping)
+    assert result["outcome"] == "failed" and result["verification"]["mismatches"] == 1
+    assert result["verification"]["mismatch_ranges"][0][0] // MIB == 10
+
+
+def test_a_verifier_that_does_not_look_fails_the_wipe(medium: Medium, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def blind(self: Any, worker: Any, offset: int) -> None:
+        self.bytes_read += min(_wipe_pass.BLOCK, self.size - offset)
+
+    monkeypatch.setattr(_wipe_pass.VerifyPass, "block", blind)
+    result = engine(medium, tmp_path / "job", workers=1)
+    assert result["outcome"] == "failed"
+    assert any("missed 16 of 16 canaries" in line for line in result["reasons"])
+    assert result["accounting"]["read"]["verdict"] == "no"
+
+
+def test_a_verifier_that_looks_at_another_device_fails_the_wipe(medium: Medium, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "other").mkdir()
+    other = make(tmp_path / "other" / "x.img").attach()
+    try:
+        assert engine(other, tmp_path / "first")["outcome"] == "sanitised"
+        stray = os.open(other.device, os.O_RDONLY | os.O_DIRECT)
+        real = _wipe_pass.VerifyPass.worker
+
+        def misled(self: Any) -> Any:
+            self.fd = stray
+            return real(self)
+
+        monkeypatch.setattr(_wipe_pass.VerifyPass, "worker", misled)
+        result = engine(medium, tmp_path / "job")
+        os.close(stray)
+    finally:
+        other.detach()
+    assert result["outcome"] == "failed" and any("canaries" in line for line in result["reasons"])
+
+
+def test_a_writer_that_writes_less_fails_the_wipe(medium: Medium, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = _wipe_pass.WritePass.block
+
+    def lazy(self: Any, worker: Any, offset: int) -> None:
+        if offset != 5 * MIB:
+            real(self, worker, offset)
+
+    monkeypatch.setattr(_wipe_pass.WritePass, "block", lazy)
+    result = engine(medium, tmp_path / "job")
+    assert result["outcome"] == "failed" and result["accounting"]["written"]["verdict"] == "no"
+
+
+def test_wiped_twice_with_one_key_still_has_canaries(medium: Medium, tmp_path: Path) -> None:
+    assert engine(medium, tmp_path / "one")["outcome"] == "sanitised"
+    result = engine(medium, tmp_path / "two")
+    assert result["outcome"] == "sanitised" and result["verification"]["canaries_planted"] == 16
+
+
+def test_bad_places_end_with_exceptions(medium: Medium, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, bad = _wipe_stream.DirectIO._all, {7 * MIB + 8192, 7 * MIB + 12288}
+
+    def failing(self: Any, function: Any, fd: int, buffer: Any, offset: int, size: int, start: int) -> None:
+        if any(offset <= place < offset + size for place in bad):
+            raise OSError(errno.EIO, "Input/output error")
+        real(self, function, fd, buffer, offset, size, start)
+
+    monkeypatch.setattr(_wipe_stream.DirectIO, "_all", failing)
+    result = engine(medium, tmp_path / "job")
+    assert result["outcome"] == "sanitised_with_exceptions"
+    assert result["error_ranges"] == [[7 * MIB + 8192, 7 * MIB + 16384]]
+    assert any("destroy the medium" in line for line in result["exceptions"])
+
+
+def interpreters() -> list[str]:
+    """The oldest Python that is promised, wherever it lies, and the system's own."""
+    names = [str(path) for path in Path.home().glob(".pyenv/versions/3.6*/bin/python")]
+    names += [f"{folder}/python3.6" for folder in os.environ.get("PATH", "").split(":") if os.access(f"{folder}/python3.6", os.X_OK)]
+    return names[:1] + [path for path in ("/usr/bin/python3", "/usr/libexec/platform-python") if os.access(path, os.X_OK)]
+
+
+@pytest.mark.parametrize("python", interpreters())
+def test_the_job_alone_under_other_pythons(medium: Medium, tmp_path: Path, python: str) -> None:
+    folder = tmp_path / "job"
+    folder.mkdir()
+    for module in (_wipe_engine, *_wipe_engine.MODULES):
+        (folder / Path(str(module.__file__)).name).write_text(Path(str(module.__file__)).read_text())
+    (folder / "spec.json").write_text(json.dumps(spec_of(medium)))
+    argv = [python, "-B", "-I", str(folder / "_wipe_engine.py"), str(folder / "spec.json")]
+    process = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False, cwd="/")
+    assert process.returncode == 0, process.stderr + (folder / "result.json").read_text()
+    result = json.loads((folder / "result.json").read_text())
+    assert result["outcome"] == "sanitised" and stock_tools_say_wiped(medium)

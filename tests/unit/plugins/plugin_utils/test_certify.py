@@ -1,0 +1,114 @@
+# Copyright: sunset.crm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""From a ledger to a certificate."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ansible_collections.sunset.crm.plugins.plugin_utils import certificate, certify, ledger
+from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
+from ansible_collections.sunset.crm.plugins.plugin_utils.estate import Estate
+from ansible_collections.sunset.crm.plugins.plugin_utils.plan import Plan
+from ansible_collections.sunset.crm.plugins.plugin_utils.session import Session
+from ansible_collections.sunset.crm.plugins.plugin_utils.statements import Statement, Statements
+from ansible_collections.sunset.crm.plugins.plugin_utils.view import build
+from tests.unit.plugins.plugin_utils.test_certificate import KEY, facts
+
+ITEM = "medium:pgdata"
+
+
+def record(kind: str, item: str, aspect: str, value: str, result: dict[str, Any], **more: Any) -> dict[str, Any]:
+    return {
+        "kind": kind, "run": "r1", "item": item, "aspect": aspect, "value": value, "back": False, "irreversible": aspect == "wipe", **more,
+        **({"status": "done", "changed": True, "evidence": {"result": result, "before": {}}, "evidence_sha256": "f" * 64} if kind == "outcome" else {}),
+    }  # fmt: skip
+
+
+@pytest.fixture
+def session(tmp_path: Path) -> Session:
+    given = facts()
+    items = [
+        {**given["item"], "kind": "medium", "stands_on": [], "expects": {}},
+        {"id": "host:db1", "kind": "host", "wave": "main", "host": "db1", "identity": {}, "stands_on": [], "expects": {}},
+        {
+            "id": "database:creme", "kind": "database", "wave": "main", "host": "db1", "identity": {}, "stands_on": ["host:db1"],
+            "expects": {"categories": ["customers"]}, "media": [ITEM],
+        },
+    ]  # fmt: skip
+    data = {"estate": "lab", "waves": ["main"], "vaults": ["vault1", "vault2"], "allowed_signers": "x", "items": items, "custodians": []}
+    plan = Plan(data, "b" * 64, {item["id"]: item for item in items})
+    estate = Estate(tmp_path)
+    dump = {"dump_id": "d1", "artefacts": [{"sha256": "1" * 64}]}
+    proof = {"verdict": "equal", "tables": 3, "rows": 700}
+    lines = [{"kind": "run", "state": "open", "run": "r1", "operator": "otto"}]
+    for item, aspect, value, result, more in (
+        ("database:creme", "dump", "saved", dump, {}),
+        ("database:creme", "proof@vault1", "equal", proof, {"about": {"dump": "d1"}}),
+        ("database:creme", "proof@vault2", "equal", proof, {"about": {"dump": "an older one"}}),
+        (ITEM, "wipe", "wiped", given["wipe"], {}),
+    ):
+        lines.append(record("intent", item, aspect, value, {}, **more))
+        lines.append(record("outcome", item, aspect, value, result, **more))
+    intent = ""
+    for line in lines:
+        entry = ledger.append(estate.ledger_file, {**line, **({"intent": intent} if line["kind"] == "outcome" else {})})
+        intent = entry.hash
+    (tmp_path / "secrets").mkdir()
+    document = {"kind": "authorisation", "media": [{"item": ITEM, "method": "overwrite"}], "expires": "2020-01-01T00:00:00Z"}
+    words = Statements([Statement("authorisation", "berta", document, "a" * 64, "wipe.json")], {})
+    run = {"run": "r2", "operator": "someone later", "waves": ["main"], "phase": "wipe"}
+    made = Session(estate, False, run, plan, "anna", build(ledger.read(estate.ledger_file), plan=plan), words)
+    made.stream_key = lambda item, make: {"stream_key": KEY}  # type: ignore[method-assign]
+    return made
+
+
+def read(session: Session, name: str) -> dict[str, Any]:
+    found: dict[str, Any] = json.loads((session.estate.certificates_folder / name).read_bytes())
+    return found
+
+
+def test_the_certificate_tells_what_the_ledger_holds(session: Session) -> None:
+    made = read(session, certify.conclude(session, session.plan.items[ITEM])["certificate"])
+    assert certificate.schema_problems(made) == []
+    assert made["evidence"]["ledger_entry"] == ledger.read(session.estate.ledger_file)[-1].hash
+    assert made["people"]["operator"] == "otto", "the one whose run wiped it, not the one of this run"
+    (data_set,) = made["data"]["sets"]
+    assert data_set["categories"] == ["customers"]
+    assert [proof["vault"] for proof in data_set["proofs"]] == ["vault1"], "a proof of another dump is none"
+    assert made["authorisation"]["expires"] == "2020-01-01T00:00:00Z"
+    assert certificate.summary(made)["result"] == "sanitised: sanitisation (Clear)"
+
+
+def test_a_second_time_finds_it(session: Session) -> None:
+    item = session.plan.items[ITEM]
+    name = certify.conclude(session, item)["certificate"]
+    before = (session.estate.certificates_folder / name).read_bytes()
+    assert certify.conclude(session, item) == {"certificate": name}
+    assert (session.estate.certificates_folder / name).read_bytes() == before
+
+
+@pytest.mark.parametrize("gone", ["", ".sig"])
+def test_what_a_kill_left_half_done_is_done_again(session: Session, gone: str) -> None:
+    item = session.plan.items[ITEM]
+    name = certify.conclude(session, item)["certificate"]
+    (session.estate.certificates_folder / (name + gone)).unlink()
+    certify.conclude(session, item)
+    assert {path.name for path in session.estate.certificates_folder.iterdir()} == {name, name + ".sig"}
+
+
+def test_no_authorisation_no_certificate(session: Session) -> None:
+    session.words = Statements([], {})
+    with pytest.raises(Refusal, match="not among the statements"):
+        certify.conclude(session, session.plan.items[ITEM])
+
+
+def test_no_wipe_no_certificate(session: Session) -> None:
+    session.view.seen.pop((ITEM, "wipe"))
+    with pytest.raises(Refusal, match="no outcome of a wipe"):
+        certify.conclude(session, session.plan.items[ITEM])

@@ -1,0 +1,132 @@
+# Copyright: sunset.crm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What a step is about comes from the plan and the ledger; a task that says something else is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from ansible_collections.sunset.crm.plugins.plugin_utils import filling, steps
+from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
+
+from tests.unit.builders import Book, complete, item_of, make_plan, plan_data
+
+PLAN = make_plan()
+BOOK = complete(PLAN)
+MODULES = Path(__file__).parents[4] / "plugins/modules"
+
+
+def filled(item: str, module: str, state: str | None = None, vault: str = "vault1", book: Book = BOOK) -> dict[str, Any]:
+    return filling.options(steps.find(module, {"state": state}), book.plan.items[item], book.plan, book.view(), vault)
+
+
+@pytest.mark.parametrize(
+    ("item", "module", "expected"),
+    [
+        ("application:creme", "scheduler_state", {"units": ["creme-jobs.service"], "cron_files": ["/etc/cron.d/creme"]}),
+        ("application:creme", "session_end", {"engine": "postgresql", "database": "creme", "table": "django_session", "port": 5432}),
+        ("application:creme", "service_state", {"services": [{"unit": "creme-web.service", "ports": [8000]}]}),
+        ("database:creme", "service_state", {"services": [{"unit": "postgresql@15-main.service", "ports": [5432]}]}),
+        ("filestore:uploads", "filestore_archive", {"path": "/srv/uploads", "staging": "/srv/uploads/.sunset-staging"}),
+        ("host:db1", "host_power", {"witness": {"kind": "docker", "container": "db1"}, "machine_id": "id-of-db1"}),
+        ("medium:pgdata", "media_wipe", {"device": "/dev/loop7", "identity": PLAN.items["medium:pgdata"]["identity"]}),
+    ],
+)
+def test_the_plan_says_what_a_step_is_about(item: str, module: str, expected: dict[str, Any]) -> None:
+    states = {"scheduler_state": "frozen", "service_state": "stopped", "host_power": "off"}
+    assert filled(item, module, states.get(module)) == expected
+
+
+def test_the_station_may_see_the_device_under_another_name() -> None:
+    data = plan_data()
+    item_of(data, "medium:pgdata")["wipe"]["device"] = "/dev/sdx"
+    assert filled("medium:pgdata", "media_wipe", book=complete(make_plan(data)))["device"] == "/dev/sdx"
+
+
+def test_the_ledger_says_what_is_copied_and_proven() -> None:
+    artefacts = [{"name": "a", "role": "dump", "sha256": "ab" * 32}]
+    assert filled("database:creme", "vault_pull")["artefacts"] == artefacts
+    prove = filled("database:creme", "vault_prove")
+    assert (prove["artefacts"], prove["proof"], prove["package"]) == (artefacts, "postgresql", "db1")
+    assert filled("container:shop", "vault_prove")["proof"] == "image"
+    assert filled("filestore:uploads", "vault_prove")["proof"] == "filestore"
+    access = filled("host:dock1", "vault_access", "present")
+    assert access["directories"] == ["/srv/shop-data/.sunset-staging", "/srv/shop/.sunset-staging"]
+
+
+def test_a_step_back_is_given_what_the_ledger_recorded_as_found() -> None:
+    assert filled("application:creme", "scheduler_state", "restored")["former"] == {"units": {}}
+    assert "former" not in filled("application:creme", "scheduler_state", "frozen")
+
+
+@pytest.mark.parametrize(
+    ("item", "module", "given"),
+    [
+        ("database:creme", "database_dump", {"database": "template1"}),
+        ("database:creme", "database_dump", {"socket": "/tmp/another"}),
+        ("filestore:uploads", "filestore_archive", {"path": "/srv/empty"}),
+        ("medium:pgdata", "media_wipe", {"identity": {"serial": "other"}}),
+        ("medium:pgdata", "media_wipe", {"device": "/dev/vda"}),
+        ("medium:pgdata", "media_wipe", {"stream_key": "00" * 32}),
+        ("medium:pgdata", "media_wipe", {"identity_waiver": "ab" * 32}),
+        ("medium:pgdata", "media_wipe", {"authorisation_sha256": "ab" * 32}),
+        ("medium:pgdata", "media_wipe", {"state_directory": "/tmp/forged"}),
+        ("medium:pgdata", "media_wipe", {"receipt": {"seal": "x"}}),
+        ("host:db1", "host_power", {"witness": {"kind": "silence", "address": "192.0.2.1"}}),
+        ("host:db1", "host_power", {"silence_seconds": 0}),
+        ("host:db1", "vault_package", {"root": "/tmp/elsewhere"}),
+        ("host:db1", "vault_package", {"live_dir": "/tmp/empty"}),
+        ("host:db1", "vault_package", {"custodians": []}),
+        ("host:db1", "vault_package", {"attestation_sha256": "ab" * 32}),
+        ("database:creme", "vault_prove", {"artefacts": []}),
+        ("database:creme", "vault_prove", {"source": {"tables": 1}}),
+        ("container:shop", "docker_guests", {"label": "stack=empty"}),
+        ("container:shop", "docker_guests", {"containers": []}),
+        ("container:shop", "docker_guests", {"socket": "/tmp/docker.sock"}),
+    ],
+)
+def test_a_task_that_says_something_else_is_refused(item: str, module: str, given: dict[str, Any]) -> None:
+    states = {"host_power": "off", "vault_package": "open", "docker_guests": "stopped"}
+    with pytest.raises(Refusal, match=f"the task sets {next(iter(given))} to"):
+        filling.merged(given, filled(item, module, states.get(module)), module)
+
+
+def test_a_task_may_repeat_the_plan_and_choose_what_is_its_own() -> None:
+    given = {"item": "medium:pgdata", "rate": 5, "device": "/dev/loop7", "identity": None}
+    merged = filling.merged(given, filled("medium:pgdata", "media_wipe"), "media_wipe")
+    assert merged == {"item": "medium:pgdata", "rate": 5, "device": "/dev/loop7", "identity": PLAN.items["medium:pgdata"]["identity"]}
+
+
+def test_a_way_to_reach_a_thing_comes_from_its_declaration() -> None:
+    data = plan_data()
+    item_of(data, "database:creme")["expects"]["socket"] = "/run/pg"
+    assert filled("database:creme", "database_dump", book=complete(make_plan(data)))["socket"] == "/run/pg"
+
+
+def test_a_side_that_is_not_declared_is_said() -> None:
+    data = plan_data()
+    item_of(data, "application:creme")["expects"].pop("web")
+    with pytest.raises(Refusal, match="declares no 'web' for application:creme"):
+        filled("application:creme", "web_closed", "closed", book=complete(make_plan(data)))
+
+
+@pytest.mark.parametrize("module", sorted({step.module for step in steps.STEPS}))
+def test_every_option_is_the_tasks_or_the_plans(module: str) -> None:
+    """No option of a recorded module is left to chance: filled here, taken from the declaration, or free on purpose."""
+    text = (MODULES / f"{module}.py").read_text(encoding="utf-8")
+    options = set(yaml.safe_load(text.split('DOCUMENTATION = r"""')[1].split('"""')[0])["options"])
+    kinds = {"application": "application:creme", "database": "database:creme", "filestore": "filestore:uploads", "host": "host:db1"}
+    kinds |= {"container": "container:shop", "medium": "medium:pgdata"}
+    known = {"receipt", *filling.FREE, *filling.PLANNED.get(module, ())}
+    for step in (one for one in steps.STEPS if one.module == module):
+        known |= set(filling.options(step, PLAN.items[kinds[filling.KINDS[module][0]]], PLAN, BOOK.view(), "vault1"))
+    # Given by the action itself, from the statements and the estate's secrets.
+    known |= {"stream_key", "authorisation_sha256", "identity_waiver", "attestation_sha256"}
+    # Stay at their defaults unless the plan's declaration says otherwise; a task cannot set them.
+    fixed = {"vault_package": {"live_dir"}, "vault_pull": {"live_dir"}, "vault_prove": {"live_dir", "scratch"}, "host_power": {"silence_seconds"}}
+    assert options - known - fixed.get(module, set()) == set()
+    assert not set(filling.options(step, PLAN.items[kinds[filling.KINDS[module][0]]], PLAN, BOOK.view(), "vault1")) - options

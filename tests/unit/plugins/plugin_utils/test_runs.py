@@ -1,0 +1,104 @@
+# Copyright: sunset.crm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Which waves a run works on, who is asked to do what, in which order hosts go off."""
+
+from __future__ import annotations
+
+import pytest
+from ansible_collections.sunset.crm.plugins.plugin_utils import runs
+from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
+
+from tests.unit.builders import Book, complete, database, item_of, make_plan, plan_data, shut
+
+PLAN = make_plan()
+
+
+def waves(phase: str, book: Book, wanted: str = "") -> list[str]:
+    return runs.waves_of(phase, wanted, PLAN, book.view())
+
+
+def after_pilot() -> Book:
+    book = Book(PLAN)
+    shut(book, "pilot")
+    book.add(kind="accepted", wave="pilot")
+    return book
+
+
+def test_a_shutdown_takes_the_first_wave_that_is_not_accepted() -> None:
+    assert waves("shutdown", Book(PLAN)) == ["pilot"]
+    assert waves("shutdown", after_pilot()) == ["main"]
+    assert waves("shutdown", complete(PLAN)) == ["main"]
+
+
+def test_a_wipe_takes_all_accepted_waves() -> None:
+    with pytest.raises(Refusal, match="no wave is accepted yet"):
+        waves("wipe", Book(PLAN))
+    assert waves("wipe", after_pilot()) == ["pilot"]
+    assert waves("wipe", complete(PLAN)) == ["pilot", "main"]
+
+
+def test_a_resume_takes_what_was_touched() -> None:
+    assert waves("resume", Book(PLAN)) == ["pilot"]
+    assert waves("resume", after_pilot()) == ["pilot"]
+    assert waves("resume", complete(PLAN)) == ["pilot", "main"]
+
+
+def test_a_resume_takes_a_wave_whose_first_step_was_interrupted() -> None:
+    book = after_pilot()
+    book.step("application:creme", "scheduler_state", "frozen", former={"units": {}}, status=None)
+    assert waves("resume", book) == ["pilot", "main"]
+
+
+def test_named_waves_are_known_ones() -> None:
+    assert waves("shutdown", Book(PLAN), "main, pilot") == ["main", "pilot"]
+    with pytest.raises(Refusal, match=r"no wave later \(its waves, in order: pilot, main\)"):
+        waves("shutdown", Book(PLAN), "later")
+
+
+def test_each_machine_is_told_its_work() -> None:
+    told = {(m["host"], m["place"]): m for m in runs.members(PLAN, ["main"])}
+    assert sorted(told) == [
+        ("app1", "estate"), ("db1", "estate"), ("dock1", "estate"), ("station1", "station"), ("vault1", "vault"), ("vault2", "vault"),
+    ]  # fmt: skip
+    assert told["app1", "estate"]["items"]["scheduler"] == ["application:creme"]
+    assert told["db1", "estate"]["items"]["session"] == ["application:creme"], "sessions end where the database is"
+    assert told["db1", "estate"]["items"]["database_service"] == ["database:creme"]
+    assert told["dock1", "estate"]["items"]["container"] == ["container:shop"]
+    assert told["vault1", "vault"]["items"]["package"] == ["host:app1", "host:db1", "host:dock1"]
+    assert sorted(told["station1", "station"]["items"]["medium"]) == ["medium:pgdata", "medium:shopvol", "medium:uploads"]
+    assert "old" not in str(told)
+
+
+def test_one_machine_in_two_places_keeps_the_work_of_both() -> None:
+    """A company of five: the vault is the wiping station as well; both plays read the same variable of that machine."""
+    data = plan_data()
+    for item in data["items"]:
+        if item["kind"] == "medium":
+            item["wipe"]["host"] = "vault1"
+    told = [m for m in runs.members(make_plan(data), ["main"]) if m["host"] == "vault1"]
+    assert [m["place"] for m in told] == ["station", "vault"]
+    for member in told:
+        assert {"medium", "data_set", "package"} <= set(member["items"])
+
+
+def test_hosts_go_off_after_those_that_stand_on_them() -> None:
+    tiers = runs.power_order(PLAN)
+    assert tiers["app1"] == 0
+    assert tiers["db1"] == 1
+
+
+def test_hosts_that_stand_on_each_other_have_no_order() -> None:
+    data = plan_data()
+    other = database("other", "app1", "main", "uploads")
+    data["items"].append(other)
+    extra = {**item_of(data, "application:creme"), "id": "application:back", "host": "db1", "stands_on": ["database:other", "host:db1"]}
+    data["items"].append(extra)
+    with pytest.raises(Refusal, match="in a circle"):
+        runs.power_order(make_plan(data))
+
+
+def test_machines_that_the_play_lacks_are_named() -> None:
+    everyone = ["app1", "db1", "dock1", "station1", "vault1", "vault2", "old1"]
+    assert runs.unreached(PLAN, ["main"], everyone) == []
+    assert runs.unreached(PLAN, ["main"], ["app1", "vault1"]) == ["db1", "dock1", "station1", "vault2"]
