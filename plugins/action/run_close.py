@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible_collections.sunset.crm.plugins.plugin_utils import closing, ledger
+from ansible_collections.sunset.crm.plugins.plugin_utils import closing
 from ansible_collections.sunset.crm.plugins.plugin_utils.control import ControlAction
-from ansible_collections.sunset.crm.plugins.plugin_utils.estate import Estate, close_run
+from ansible_collections.sunset.crm.plugins.plugin_utils.estate import Estate
 from ansible_collections.sunset.crm.plugins.plugin_utils.session import Session
 
 
@@ -20,14 +20,7 @@ class ActionModule(ControlAction):
         session = Session.of(estate, check)
         phase, waves = session.run["phase"], session.run["waves"]
         rows = closing.unfinished(session.plan, session.view, phase, waves)
-        copied: list[dict[str, Any]] = []
-        if not check:
-            if not rows and phase == "shutdown":
-                self._accept(session, waves)
-            record = {"kind": "run", "state": "closed", "run": session.run["run"], "unfinished": [row.item for row in rows]}
-            ledger.append(estate.ledger_file, record)
-            copied = session.copy_out(required=False)
-        close_run(estate)
+        copied = session.close([row.item for row in rows], accept=phase == "shutdown")
         lost = [row for row in copied if not row["ok"]]
         if rows or lost:
             lines = [f"  - {row.item} (wave {row.wave}): {row.done}; proof: {row.proof}" for row in rows]
@@ -40,12 +33,3 @@ class ActionModule(ControlAction):
                 + "\nMend what is named above and in the failed tasks, then run the same command again.",
             }
         return {"changed": False, "waves": waves, "accepted": closing.waves_accepted(session.plan, session.view), "copies": copied}
-
-    def _accept(self, session: Session, waves: list[str]) -> None:
-        if session.plan.setting("acceptance", "automatic") != "automatic":
-            return
-        for wave in waves:
-            if wave not in session.view.accepted:
-                record = {"kind": "accepted", "wave": wave, "run": session.run["run"], "by": "full evidence"}
-                ledger.append(session.estate.ledger_file, record)
-        session.refresh()

@@ -37,6 +37,8 @@ class ActionModule(ControlAction):
         }
         copied = [] if check else session.copy_out(required=True)
         if any(lacks.values()):
+            # No play after this one will run: the run ends here, on record.
+            session.close([item_id for item_id, found in lacks.items() if found])
             lines = [f"  {item_id}:\n" + "\n".join(f"    - {lack}" for lack in found) for item_id, found in lacks.items() if found]
             return {"failed": True, "changed": False, "msg": f"the gate of '{args['gate']}' is closed:\n" + "\n".join(lines)}
         return {"changed": False, "open_for": sorted(lacks), "copies": copied}

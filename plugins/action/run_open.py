@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from typing import Any
 
-from ansible_collections.sunset.crm.plugins.plugin_utils import copies, ledger, runs
+from ansible_collections.sunset.crm.plugins.plugin_utils import closing, copies, ledger, runs, signatures, statements
 from ansible_collections.sunset.crm.plugins.plugin_utils.control import ControlAction, host_variables
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
 from ansible_collections.sunset.crm.plugins.plugin_utils.estate import Estate, close_run, controller, open_run
@@ -32,9 +32,12 @@ class ActionModule(ControlAction):
             )
         approver = estate.approver(plan)
         view = build(ledger.read(estate.ledger_file), plan=plan)
-        if view.genesis is not None and view.genesis["allowed_signers"] != _pin(plan.allowed_signers):
-            raise Refusal("the plan's allowed signers are not those that the ledger began with; the keys of people are pinned for the whole estate")
-        waves = runs.waves_of(phase, args.get("wave") or "", plan, view)
+        pins = {"allowed_signers": ledger.line_hash(plan.allowed_signers.encode()), "run_key": _run_key(estate, check)}
+        _same_keys(view.genesis, pins)
+        if view.genesis is not None and not check:
+            closing.accept(estate.ledger_file, plan, view, statements.read(estate.statements_folder, plan))
+            view = build(ledger.read(estate.ledger_file), plan=plan)
+        waves = runs.waves_of(phase, args.get("wave") or "", plan, view, check)
         absent = runs.unreached(plan, waves, [str(host) for host in task_vars.get("ansible_play_hosts_all", [])])
         if absent:
             limit = f" (--limit {task_vars['ansible_limit']})" if task_vars.get("ansible_limit") else ""
@@ -57,7 +60,7 @@ class ActionModule(ControlAction):
         }
         open_run(estate, run)
         try:
-            copied = [] if check else self._record(estate, run, approver, view.genesis is None, plan.allowed_signers)
+            copied = [] if check else self._record(estate, run, approver, None if view.genesis else pins)
         except BaseException:
             close_run(estate)
             raise
@@ -71,16 +74,31 @@ class ActionModule(ControlAction):
             "copies": copied,
         }
 
-    def _record(self, estate: Estate, run: dict[str, Any], approver: str, first: bool, signers: str) -> list[dict[str, Any]]:
-        if first:
-            ledger.append(estate.ledger_file, {"kind": "genesis", "estate": run["estate"], "allowed_signers": _pin(signers)})
+    def _record(self, estate: Estate, run: dict[str, Any], approver: str, pins: dict[str, str] | None) -> list[dict[str, Any]]:
+        if pins is not None:
+            ledger.append(estate.ledger_file, {"kind": "genesis", "estate": run["estate"], **pins})
         public = {key: value for key, value in run.items() if key not in ("receivers", "owner")}
+        public["append_only"] = [receiver["vault"] for receiver in run["receivers"]]
         ledger.append(estate.ledger_file, {"kind": "run", "state": "open", "approver": approver, **public, **run["owner"]})
         return copies.send(estate, run["receivers"], required=True)
 
 
-def _pin(signers: str) -> str:
-    return ledger.line_hash(signers.encode())
+def _run_key(estate: Estate, check: bool) -> str:
+    """SHA-256 of the public run key's line; empty in check mode before there is one."""
+    if not check:
+        signatures.create_key(estate.run_key, "sunset.crm run key")
+    public = estate.run_key.with_suffix(".pub")
+    return ledger.line_hash(public.read_bytes()) if public.exists() else ""
+
+
+def _same_keys(genesis: dict[str, Any] | None, pins: dict[str, str]) -> None:
+    """The keys of people and the run key are those of the first day, or the run does not begin."""
+    for name, what in (("allowed_signers", "the plan's allowed signers"), ("run_key", "the run key")):
+        if genesis is not None and genesis.get(name) != pins[name]:
+            raise Refusal(
+                f"{what} changed since the ledger began; they are pinned for the whole estate. Nothing was touched. Put the old "
+                "ones back, or find out who changed them."
+            )
 
 
 def _receivers(vaults: list[str], task_vars: dict[str, Any]) -> list[dict[str, Any]]:

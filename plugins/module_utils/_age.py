@@ -6,6 +6,7 @@
 Private to the collection. Valid for Python 3.6, standard library. No key material ever enters an argument list,
 an environment or a log: age is given file names only.
 """
+
 import os
 import re
 from typing import Any, Callable, Dict, Tuple  # noqa: F401

@@ -55,7 +55,8 @@ def parse_listeners(text: str, proto: str) -> List[Dict[str, Any]]:
 
 def listeners() -> Tuple[List[Dict[str, Any]], bool]:
     """(all listening sockets of this network namespace, could everything be read?)."""
-    rows, complete = [], True  # type: List[Dict[str, Any]], bool
+    rows: List[Dict[str, Any]] = []
+    complete = True
     for proto in NET_FILES:
         text = read_text("/proc/net/" + proto)
         if text is None:
@@ -78,7 +79,7 @@ def pids() -> List[int]:
 
 def socket_owners(wanted: Iterable[int]) -> Dict[int, int]:
     """{socket inode: lowest pid that has it open}. The lowest is the master of forked workers."""
-    owners = {}  # type: Dict[int, int]
+    owners: Dict[int, int] = {}
     links = {"socket:[%d]" % inode: inode for inode in wanted}
     for pid in pids():
         try:
@@ -99,7 +100,7 @@ def unit_candidates(init_path: Optional[str]) -> Dict[int, Dict[Optional[str], s
     """{uid: {unit: command}} of the processes whose descriptors we may not see (a root without CAP_SYS_PTRACE, as in
     containers, sees only root's). A socket that no readable process holds must be held by one of these, and the kernel
     tells the socket's uid."""
-    found = {}  # type: Dict[int, Dict[Optional[str], str]]
+    found: Dict[int, Dict[Optional[str], str]] = {}
     for pid in pids():
         try:
             os.listdir("/proc/%d/fd" % pid)
@@ -187,7 +188,7 @@ def processes_of_units(units: Iterable[str]) -> Dict[str, List[Dict[str, Any]]]:
     Asks all of /proc instead of the unit's own cgroup.procs: works alike on cgroup v1 and v2, and after the unit was
     unloaded. Names in the path are compared whole, so web.service does not match my-web.service.
     """
-    found = {unit: [] for unit in units}  # type: Dict[str, List[Dict[str, Any]]]
+    found: Dict[str, List[Dict[str, Any]]] = {unit: [] for unit in units}
     for pid in pids():
         path = cgroup_path(read_text("/proc/%d/cgroup" % pid) or "")
         if path is None:

@@ -16,6 +16,7 @@ Nothing else. A file is a plain name in one of the directories, or an absolute p
 from the allowed directory to the file is refused, and so is whatever is no regular file.
 Exit codes: 0 done, 2 not allowed or not understood, 3 no such file, 4 the file changed while it was read.
 """
+
 import json
 import os
 import re
@@ -56,7 +57,7 @@ def candidates(directories, name):
     if not below:
         raise Refused(2, "refused: the file lies in none of the allowed directories")
     longest = max(below, key=len)
-    return [(longest, name[len(longest) + 1:].split("/"))]
+    return [(longest, name[len(longest) + 1 :].split("/"))]
 
 
 def open_below(directory, parts):

@@ -19,6 +19,7 @@ import time
 from typing import Any, Dict, List, Optional  # noqa: F401
 
 from ansible.module_utils.basic import AnsibleModule
+
 from ansible_collections.sunset.crm.plugins.module_utils._canonical import canonical, digest
 
 STDERR_TAIL = 2000

@@ -112,7 +112,7 @@ def observe_files(paths: List[str]) -> Dict[str, Dict[str, Any]]:
 
 def running_jobs(paths: List[str]) -> List[Dict[str, Any]]:
     """Processes that run a command of these files, frozen or not."""
-    commands = []  # type: List[str]
+    commands: List[str] = []
     for path in paths:
         text = _proc.read_text(path)
         if text is None:

@@ -67,7 +67,7 @@ def parse_show(text: str) -> List[Dict[str, str]]:
 
 
 def was_on(former: Optional[Dict[str, Any]]) -> bool:
-    return bool(former) and former.get("active") in ON_STATES  # type: ignore[union-attr]
+    return former is not None and former.get("active") in ON_STATES
 
 
 def former_of(state: Dict[str, Any]) -> Dict[str, str]:
@@ -165,7 +165,7 @@ class Units(object):
     def closure(self, units: List[str]) -> List[str]:
         """The units in the order of stopping, each after the sockets, timers and paths that would start it again,
         each timer, path and socket followed by what it starts."""
-        ordered = []  # type: List[str]
+        ordered: List[str] = []
         for unit in units:
             problem = unit_problem(unit)
             if problem:

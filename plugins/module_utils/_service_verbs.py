@@ -79,7 +79,7 @@ def forced_message(dead: Dict[str, Dict[str, Any]], states: Dict[str, State]) ->
 
 def restore_order(units: Units, wanted: List[str], given: Dict[str, Any]) -> List[str]:
     """Last stopped first, but a socket before its service: systemd refuses it the other way round."""
-    names = []  # type: List[str]
+    names: List[str] = []
     for unit in reversed(wanted):
         names.extend(name for name in units.closure([unit]) if name not in names)
     # what the ledger knows and systemd no longer connects with these units is put back all the same

@@ -38,7 +38,7 @@ class SessionTable(object):
         self.table = table
         self.name = quoted(engine, table)
         if engine == "postgresql":
-            self.client = _sqlclient.PostgresqlSession(database, port=port, socket=socket)  # type: Any
+            self.client: Any = _sqlclient.PostgresqlSession(database, port=port, socket=socket)
         else:
             self.client = _sqlclient.MariadbSession(database, socket=socket)
             if port:
@@ -80,7 +80,7 @@ class SessionTable(object):
         return int(self._value("count(*)", where)) == 1
 
     def statement(self) -> str:
-        return "DELETE FROM " + self.name  # noqa: S608  (quoted above)
+        return "DELETE FROM " + self.name
 
     def empty(self) -> None:
         self.client.lines(self.statement())

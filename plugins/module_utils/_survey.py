@@ -58,7 +58,7 @@ def finding(kind: str, name: str, what: str, **more: Any) -> Finding:
 
 def declaration_problem(items: List[Any]) -> Optional[str]:
     """What is wrong with the declarations themselves; None if nothing is."""
-    seen = set()  # type: Set[str]
+    seen: Set[str] = set()
     for number, item in enumerate(items, 1):
         if not isinstance(item, dict) or not item.get("kind") or not item.get("name"):
             return "item %d: expected a mapping with kind and name, found %r" % (number, item)
@@ -71,7 +71,7 @@ def declaration_problem(items: List[Any]) -> Optional[str]:
     return None
 
 
-REQUIRED = {"database": ("engine", "database"), "filestore": ("path",), "medium": ("device",)}  # type: Dict[str, Tuple[str, ...]]
+REQUIRED: Dict[str, Tuple[str, ...]] = {"database": ("engine", "database"), "filestore": ("path",), "medium": ("device",)}
 
 
 def application_units(item: Row) -> List[str]:
@@ -83,7 +83,7 @@ def application_units(item: Row) -> List[str]:
 
 def covered_units(items: Iterable[Row], profiles: Dict[str, Row]) -> Set[str]:
     """Units whose listeners and timers are accounted for."""
-    units = set()  # type: Set[str]
+    units: Set[str] = set()
     for item in items:
         units.update(application_units(item))
         if item.get("unit"):
@@ -101,7 +101,7 @@ def covered_cron_files(items: Iterable[Row]) -> Set[str]:
 
 
 def unit_is_known(unit: Optional[str], covered: Set[str]) -> bool:
-    return bool(unit) and (unit in covered or bool(BASE_UNITS.match(unit)))  # type: ignore[operator]
+    return unit is not None and (unit in covered or bool(BASE_UNITS.match(unit)))
 
 
 def listener_name(row: Row, ephemeral: Tuple[int, int]) -> str:
@@ -138,7 +138,7 @@ def drop_resolver(rows: List[Row], resolv_conf: str) -> List[Row]:
 
 def judge_listeners(rows: List[Row], covered: Set[str], ephemeral: Tuple[int, int]) -> List[Finding]:
     """rows: {proto, address, port, unit, comm}. One finding a port and owner, with all its addresses."""
-    found = {}  # type: Dict[str, Tuple[Row, Set[str]]]
+    found: Dict[str, Tuple[Row, Set[str]]] = {}
     for row in rows:
         if unit_is_known(row.get("unit"), covered):
             continue
@@ -216,7 +216,7 @@ def is_below(path: str, folder: str) -> bool:
 
 def mount_of(path: str, mounts: List[Row]) -> Optional[Row]:
     """The mount that a (resolved) path lies on: the longest mount point above it, the newest of equal ones."""
-    best = None  # type: Optional[Row]
+    best: Optional[Row] = None
     for mount in mounts:
         if is_below(path, mount["point"]) and (best is None or len(mount["point"]) >= len(best["point"])):
             best = mount
@@ -249,7 +249,7 @@ def judge_mounts(mounts: List[Row], covered_points: Set[str], covered_numbers: S
 
     covered_numbers: device numbers of declared media and of the system's own disks.
     """
-    found = {}  # type: Dict[str, Finding]
+    found: Dict[str, Finding] = {}
     for mount in mounts:
         number, point = mount["number"], mount["point"]
         if number in covered_numbers or point in covered_points or point in SYSTEM_MOUNTS:

@@ -38,15 +38,15 @@ class Expected(object):
         self.read = read
         self.media = media
         # {(engine, where): {database: number of user tables or None}}, for the findings
-        self.servers = {}  # type: Dict[Server, Dict[str, Optional[int]]]
+        self.servers: Dict[Server, Dict[str, Optional[int]]] = {}
 
     def look(self, item: Row) -> Row:
-        looks = {
+        looks: Dict[str, Callable[[Row], Row]] = {
             "application": self.application,
             "database": self.database,
             "filestore": self.filestore,
             "medium": self.medium,
-        }  # type: Dict[str, Callable[[Row], Row]]
+        }
         if item["kind"] == "container":
             return answer("unknown", "containers are read through their engine, by sunset.crm.guest_survey")
         if item["kind"] not in looks:
@@ -62,7 +62,8 @@ class Expected(object):
         rows = _service.show(self.read, units)
         if units and not rows:
             return answer("unknown", "systemd does not answer")
-        lacking, files = [], {}  # type: List[str], Dict[str, Optional[str]]
+        lacking: List[str] = []
+        files: Dict[str, Optional[str]] = {}
         for unit in sorted(rows):
             if rows[unit].get("LoadState") not in ("loaded", "masked"):
                 lacking.append("unit %s (%s)" % (unit, rows[unit].get("LoadState")))
@@ -152,7 +153,7 @@ class Expected(object):
             # redo, undo and binary logs hold rows too, and may lie on another disk
             more = [session.rows(["@@" + name])[0][0] for name in MY_PLACES]
         tables = {name: int(number) for name, number in counts}
-        names = {row[0]: tables.get(row[0], 0) for row in rows}
+        names: Dict[str, Optional[int]] = {row[0]: tables.get(row[0], 0) for row in rows}
         self.servers[("mariadb", str(port))] = names
         places = [folder]
         for value, is_file in zip(more, MY_PLACES.values()):  # noqa: B905  (Python 3.6)

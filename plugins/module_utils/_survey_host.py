@@ -11,7 +11,7 @@ import os
 import platform
 import re
 import socket
-from typing import Any, Callable, Dict, List, Optional, Tuple
+from typing import Any, Callable, Dict, List, Optional, Set, Tuple
 
 from ansible_collections.sunset.crm.plugins.module_utils import _proc, _scheduler, _survey, _survey_media
 from ansible_collections.sunset.crm.plugins.module_utils._survey_expected import Expected
@@ -24,7 +24,7 @@ CLUSTERS = (
     ("mariadb", ("/var/lib/mysql/ibdata1",)),
 )
 # (name, processes, paths): any one of them tells that it is here
-ENGINES = (
+ENGINES: Tuple[Tuple[str, Tuple[str, ...], Tuple[str, ...]], ...] = (
     ("docker", ("dockerd",), ("/var/run/docker.sock",)),
     ("kubernetes", ("kubelet", "k3s", "k3s-server", "k0s", "microk8s"), ("/etc/kubernetes/kubelet.conf", "/var/lib/rancher/k3s")),
     ("incus", ("incusd",), ("/var/lib/incus/unix.socket",)),
@@ -32,13 +32,13 @@ ENGINES = (
     ("podman", ("podman", "conmon"), ("/var/lib/containers/storage/overlay-containers/containers.json",)),
     ("libvirt", ("libvirtd", "virtqemud"), ()),
     ("proxmox", ("pve-cluster", "pmxcfs"), ()),
-)  # type: Tuple[Tuple[str, Tuple[str, ...], Tuple[str, ...]], ...]
+)
 LISTEN = re.compile(r"^Listen=.*?:(\d+) \((Stream|Datagram)\)", re.M)
 
 
 def host_facts() -> Row:
     """Who this host is."""
-    release = {}  # type: Dict[str, str]
+    release: Dict[str, str] = {}
     for line in (_proc.read_text("/etc/os-release") or "").splitlines():
         key, _equals, value = line.partition("=")
         release[key] = value.strip().strip('"')
@@ -95,7 +95,8 @@ class Findings(object):
     def listeners(self) -> List[Row]:
         rows, complete = _proc.listeners()
         owners = _proc.socket_owners([row["inode"] for row in rows])
-        init, sockets = _proc.init_cgroup(), None  # type: Optional[str], Optional[Dict[Tuple[str, int], str]]
+        init = _proc.init_cgroup()
+        sockets: Optional[Dict[Tuple[str, int], str]] = None
         for row in rows:
             pid = owners.get(row["inode"])
             row["unit"] = _proc.unit_of_pid(pid, init) if pid else None
@@ -112,7 +113,7 @@ class Findings(object):
 
     def _socket_units(self) -> Dict[Tuple[str, int], str]:
         """{(proto, port): socket unit}; a socket whose service is declared counts as that service."""
-        units = {}  # type: Dict[Tuple[str, int], str]
+        units: Dict[Tuple[str, int], str] = {}
         answer = self.read(["systemctl", "show", "--no-pager", "-p", "Id,Listen,Triggers", "*.socket"])
         for block in answer.out.split("\n\n"):
             names = dict(line.split("=", 1) for line in block.splitlines() if "=" in line)
@@ -144,7 +145,8 @@ class Findings(object):
         return found
 
     def cron(self) -> List[Row]:
-        files, lost = {}, []  # type: Dict[str, Row], List[Row]
+        files: Dict[str, Row] = {}
+        lost: List[Row] = []
         for folder in CRON_FOLDERS + USER_CRONTABS:
             try:
                 names = sorted(os.listdir(folder))
@@ -186,7 +188,7 @@ class Findings(object):
         if not self.media.known:
             return [unreadable("mount", "/proc/self/mountinfo")]
         rows = self.media.device_mounts()
-        declared = set()  # type: Set[str]
+        declared: Set[str] = set()
         for item in self.items:
             number = _survey_media.device_number(item["device"]) if item["kind"] == "medium" else None
             declared.update(_survey_media.whole_devices(number) if number else [])

@@ -46,7 +46,7 @@ def whole_devices(number: str) -> List[str]:
     if os.path.exists(folder + "/partition"):
         folder = os.path.dirname(folder)
     below = folder + "/slaves"
-    found = []  # type: List[str]
+    found: List[str] = []
     for name in sorted(os.listdir(below)) if os.path.isdir(below) else []:
         member = (_proc.read_text("/sys/class/block/%s/dev" % name) or "").strip()
         if member:
@@ -89,7 +89,7 @@ class Media(object):
 
     def below(self, paths: List[str]) -> List[Row]:
         """Identities of all whole devices that carry these paths, each once."""
-        numbers = []  # type: List[str]
+        numbers: List[str] = []
         for path in paths:
             numbers.extend(number for number in self.numbers_below(path) if number not in numbers)
         return [identity_of(number) for number in numbers]

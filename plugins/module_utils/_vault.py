@@ -11,6 +11,7 @@ Private to the collection. Valid for Python 3.6, standard library.
     root/<estate>/abandoned/                 packages whose identity was lost, or that were superseded
     live_dir/<estate>/<package>.*            identity and pull key while the run lasts: memory only
 """
+
 import errno
 import hashlib
 import json
@@ -175,8 +176,7 @@ def require_space(path, needed, purpose):
     free = stats.f_bavail * stats.f_frsize
     if free < needed:
         raise VaultError(
-            "%s has %d bytes free; %s needs %d; free %d bytes there or name another place"
-            % (path, free, purpose, needed, needed - free),
+            "%s has %d bytes free; %s needs %d; free %d bytes there or name another place" % (path, free, purpose, needed, needed - free),
             free_bytes=free,
             needed_bytes=needed,
         )
@@ -255,7 +255,7 @@ class Package(object):
     def payload(self):
         # type: () -> List[str]
         """Paths of the payload relative to the bag, sorted; a foreign kind of file is an error."""
-        found = []
+        found = []  # type: List[str]
         for folder, folders, files in os.walk(self.data):
             for name in folders + files:
                 path = os.path.join(folder, name)

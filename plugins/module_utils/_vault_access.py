@@ -5,6 +5,7 @@
 
 Private to the collection. Valid for Python 3.6, standard library. Every other line of the file is kept byte for byte.
 """
+
 import base64
 import errno
 import hashlib
@@ -19,7 +20,7 @@ from typing import Any, Dict, List, Optional, Tuple  # noqa: F401
 from ansible_collections.sunset.crm.plugins.module_utils._vault import VaultError, read_record, write_atomic
 
 PUBLIC_KEY = re.compile(r"^ssh-ed25519 ([A-Za-z0-9+/]+=*)(?: ([A-Za-z0-9@._-]+))?$")
-KEY_ID_IN_LINE = re.compile(br' ([0-9a-f]{16})" ssh-ed25519 ')
+KEY_ID_IN_LINE = re.compile(rb' ([0-9a-f]{16})" ssh-ed25519 ')
 SAFE_PATH = re.compile(r"^/[A-Za-z0-9._/-]+$")
 
 

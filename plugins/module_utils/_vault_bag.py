@@ -6,6 +6,7 @@
 Private to the collection. Valid for Python 3.6, standard library. The payload is ciphertext, so that anybody can check
 it without a key; the manifest over the plaintext is itself an encrypted payload file.
 """
+
 import hashlib
 import os
 import re
@@ -42,13 +43,14 @@ in keys/ ({package}.<custodian>.age):
 
 The result must have this SHA-256:  {identity_digest}
 
-Then, for each file:
+Then, in an empty folder, for each file (the paths below data/ are kept, so that the list of digests fits):
 
-    age -d -i package.identity -o <name> data/<data set>/<name>.age
+    mkdir -p <data set> && age -d -i package.identity -o <data set>/<name> data/<data set>/<name>.age
 
-    <name>.zst   decompress with: zstd -d       <name>.gz   with: gzip -d
-    *.dump       pg_restore (PostgreSQL), custom format          *.sql   psql or mariadb
-    *.tar        tar
+    <name>.zst      decompress with: zstd -d       <name>.gz      with: gzip -d
+    *.globals.sql   roles: psql, first             *.pgcustom     PostgreSQL custom format: pg_restore -C
+    *.users.sql     accounts: mariadb              *.sql          mariadb
+    *.tar           tar                            *.json[l]      fingerprints and manifests, as text
 
 Were the files the right ones? data/inner-manifest.age holds the SHA-256 of every file after decryption, and of every file
 after decompression:

@@ -5,6 +5,7 @@
 
 Private to the collection. Valid for Python 3.6, standard library.
 """
+
 import hashlib
 import json
 import os
@@ -98,7 +99,7 @@ def problems(facts):
             wanted = config["rootfs"]["diff_ids"]
             if len(wanted) != len(image["Layers"]):
                 found.append("the manifest lists %d layers, the configuration %d" % (len(image["Layers"]), len(wanted)))
-            for path, diff_id in zip(image["Layers"], wanted):
+            for path, diff_id in zip(image["Layers"], wanted):  # noqa: B905 - Python 3.6; the lengths were compared
                 here = facts.resolve(posixpath.normpath(path))
                 if here not in facts.unpacked:
                     found.append("layer %s is missing" % path)
@@ -141,7 +142,7 @@ class PipeReader(object):
     def __call__(self, block):
         # type: (bytes) -> None
         while block:
-            block = block[os.write(self.writing, block):]
+            block = block[os.write(self.writing, block) :]
 
     def finish(self):
         # type: () -> Any

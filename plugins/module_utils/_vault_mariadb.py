@@ -5,6 +5,7 @@
 
 Private to the collection. Valid for Python 3.6, standard library.
 """
+
 import os
 import re
 import signal
@@ -124,8 +125,8 @@ class Mariadb(object):
         if not os.path.exists(self.socket):
             return False
         argv = self.argv("root") + ["-e", "SELECT 1"]
-        quiet = {"stdin": subprocess.DEVNULL, "stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
-        return subprocess.call(argv, env=clean_environment(), **quiet) == 0  # type: ignore[call-overload]
+        null = subprocess.DEVNULL
+        return subprocess.call(argv, env=clean_environment(), stdin=null, stdout=null, stderr=null) == 0
 
     def load_globals(self, text):
         # type: (bytes) -> None

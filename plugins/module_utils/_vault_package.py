@@ -5,6 +5,7 @@
 
 Private to the collection. Valid for Python 3.6, standard library.
 """
+
 import datetime
 import glob
 import os
@@ -51,6 +52,7 @@ def check_custodians(custodians):
 
 # --- what is there -------------------------------------------------------------------------------------------------
 
+
 def observe(package, custodians):
     # type: (Package, List[Dict[str, str]]) -> Dict[str, Any]
     """The state of a package in words that hold no secret."""
@@ -59,7 +61,7 @@ def observe(package, custodians):
     wrapped = []
     for custodian in custodians:
         entry = known.get((custodian["name"], custodian["recipient"]))
-        wrapped.append(bool(entry) and same_file(package.wrapped(custodian["name"]), entry["sha256"]))
+        wrapped.append(entry is not None and same_file(package.wrapped(custodian["name"]), entry["sha256"]))
     return {
         "state": record["state"],
         "identity_digest": record.get("identity_digest"),
@@ -94,8 +96,7 @@ def decide_forget(seen, attestation_sha256):
         return "nothing"
     if seen["state"] not in ("sealed", "forgotten"):
         raise VaultError(
-            "the package is %s; expected sealed: forgetting its identity now would end every proof of it; seal it first"
-            % seen["state"]
+            "the package is %s; expected sealed: forgetting its identity now would end every proof of it; seal it first" % seen["state"]
         )
     if not attestation_sha256:
         raise VaultError(
@@ -106,6 +107,7 @@ def decide_forget(seen, attestation_sha256):
 
 
 # --- open ----------------------------------------------------------------------------------------------------------
+
 
 def prepare_live(package):
     # type: (Package) -> None
@@ -169,9 +171,7 @@ def open_package(package, custodians, rec):
         digest = package.live_digest()
     if not (os.path.isfile(package.pull_key) and os.path.isfile(package.pull_key + ".pub")):
         make_pull_key(package, rec)
-    known = {
-        (w["custodian"], w["recipient"]): w for w in record.get("wrapped", []) if record.get("identity_digest") == digest
-    }
+    known = {(w["custodian"], w["recipient"]): w for w in record.get("wrapped", []) if record.get("identity_digest") == digest}
     wrapped = []
     for custodian in custodians:
         path = package.wrapped(custodian["name"])
@@ -209,6 +209,7 @@ def make_pull_key(package, rec):
 
 
 # --- sealed --------------------------------------------------------------------------------------------------------
+
 
 def stored_records(package):
     # type: (Package) -> List[Tuple[str, Dict[str, Any], Optional[Dict[str, Any]]]]
@@ -276,14 +277,13 @@ def seal(package, retention, rec):
         ),
     }
     tagmanifest = _vault_bag.write_bag(package, texts, [(path, sha) for path, sha, _size in digests])
-    sealed = dict(
-        record, state="sealed", sealed=date, tagmanifest_sha256=tagmanifest, payload_oxum=_vault_bag.payload_oxum(oxum)
-    )
+    sealed = dict(record, state="sealed", sealed=date, tagmanifest_sha256=tagmanifest, payload_oxum=_vault_bag.payload_oxum(oxum))
     rec.note(act="wrote the bag", files=len(paths), payload_oxum=sealed["payload_oxum"])
     return sealed
 
 
 # --- forgotten -----------------------------------------------------------------------------------------------------
+
 
 def destroy(path):
     # type: (str) -> bool
@@ -304,9 +304,7 @@ def forget(package, attestation_sha256, rec):
         if destroy(path):
             rec.note(act="destroyed a key in memory", path=path)
     record = package.record()
-    write_record(
-        package.record_path, dict(record, state="forgotten", forgotten=utc_now(), attestation_sha256=attestation_sha256)
-    )
+    write_record(package.record_path, dict(record, state="forgotten", forgotten=utc_now(), attestation_sha256=attestation_sha256))
 
 
 def open_result(package):

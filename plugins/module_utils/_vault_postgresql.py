@@ -5,6 +5,7 @@
 
 Private to the collection. Valid for Python 3.6, standard library.
 """
+
 import os
 import re
 import signal
@@ -40,7 +41,7 @@ SETTINGS = {
     "log_min_error_statement": "panic",
     "logging_collector": "off",
 }
-TABLESPACE = re.compile(r'^(CREATE TABLESPACE|ALTER TABLESPACE|(GRANT|REVOKE)\b.*\bON TABLESPACE|COMMENT ON TABLESPACE)\b')
+TABLESPACE = re.compile(r"^(CREATE TABLESPACE|ALTER TABLESPACE|(GRANT|REVOKE)\b.*\bON TABLESPACE|COMMENT ON TABLESPACE)\b")
 
 
 def installed(home=HOME):

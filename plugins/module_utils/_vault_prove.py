@@ -6,6 +6,7 @@
 Private to the collection. Valid for Python 3.6, standard library. A verdict is equal, different or unknown. Equal needs
 every digest on the way and the whole comparison; whatever kept the comparison from being made is unknown.
 """
+
 import json
 import os
 import re
@@ -26,7 +27,7 @@ from ansible_collections.sunset.crm.plugins.module_utils._vault import Package, 
 from ansible_collections.sunset.crm.plugins.module_utils._vault_scratch import Feed, Scratch
 
 SERVERS = {"postgresql": _vault_postgresql, "mariadb": _vault_mariadb}
-CLASSES = {"postgresql": _vault_postgresql.Postgresql, "mariadb": _vault_mariadb.Mariadb}
+CLASSES = {"postgresql": _vault_postgresql.Postgresql, "mariadb": _vault_mariadb.Mariadb}  # type: Dict[str, Any]
 MEMORY_LIMIT = 256 << 20
 SHOWN = 100
 
@@ -99,6 +100,7 @@ def plain_bytes(entries):
 
 
 # --- databases -----------------------------------------------------------------------------------------------------
+
 
 def prove_database(engine, artefacts, source, base):
     # type: (str, Artefacts, Dict[str, Any], str) -> Dict[str, Any]
@@ -180,6 +182,7 @@ def relation(source, here):
 
 
 # --- files ---------------------------------------------------------------------------------------------------------
+
 
 def prove_filestore(artefacts, source, base):
     # type: (Artefacts, Dict[str, Any], str) -> Dict[str, Any]
@@ -270,7 +273,7 @@ def tar_argv(tree, held):
 
 def count_kinds(told):
     # type: (List[str]) -> List[Dict[str, Any]]
-    """"x differs in size, sha256" -> {"what": "differs in size, sha256", "entries": n}, without the names."""
+    """ "x differs in size, sha256" -> {"what": "differs in size, sha256", "entries": n}, without the names."""
     kinds = {}  # type: Dict[str, int]
     for line in told:
         match = re.search(r"(differs in [a-z0-9_, ]+|is missing|is new|is in the archive only|is not in the archive)$", line)
@@ -281,9 +284,10 @@ def count_kinds(told):
 
 # --- images --------------------------------------------------------------------------------------------------------
 
+
 def prove_image(artefacts, _source, _base):
     # type: (Artefacts, Dict[str, Any], str) -> Dict[str, Any]
-    images, found, layers = artefacts.of("image"), [], 0  # type: Any
+    images, found, layers = artefacts.of("image"), [], 0  # type: List[Dict[str, Any]], List[str], int
     if not images:
         raise VaultError("the package holds no image of %s; save it again" % artefacts.item, verdict="unknown")
     for entry in images:
@@ -308,6 +312,7 @@ def prove_image(artefacts, _source, _base):
 
 
 # --- the whole -----------------------------------------------------------------------------------------------------
+
 
 def prove(proof, artefacts, source, base):
     # type: (str, Artefacts, Dict[str, Any], str) -> Dict[str, Any]

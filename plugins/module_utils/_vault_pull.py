@@ -6,6 +6,7 @@
 Private to the collection. Valid for Python 3.6, standard library. A ciphertext stream cannot be continued in its middle
 (age's key of each file is new), so an interrupted artefact is fetched again from its start; whole ones are kept.
 """
+
 import glob
 import json
 import os
@@ -129,7 +130,7 @@ def known_hosts_text(source):
 def matches(entry, artefact):
     # type: (Optional[Dict[str, Any]], Dict[str, Any]) -> bool
     """Whether a record is about this very artefact."""
-    return bool(entry) and all(entry.get(key) == artefact.get(key) for key in ("sha256", "bytes"))
+    return entry is not None and all(entry.get(key) == artefact.get(key) for key in ("sha256", "bytes"))
 
 
 def observe(package, item, artefacts):
@@ -143,7 +144,7 @@ def observe(package, item, artefacts):
         path = os.path.join(package.folder(item), artefact["file"] + ".age")
         if not os.path.isfile(path):
             state[artefact["name"]] = "absent"
-        elif not matches(entry, artefact):
+        elif entry is None or not matches(entry, artefact):
             state[artefact["name"]] = "another"
         else:
             whole = sha256_file(path) == (entry["cipher_sha256"], entry["cipher_bytes"])
@@ -235,15 +236,12 @@ class Puller(object):
         """One artefact under its final name, or nothing."""
         self.probe(artefact)
         target = os.path.join(self.folder, artefact["file"] + ".age")
-        facts = _vault_stream.encrypt_to_file(
-            self.argv("read", artefact["source_path"], "0"), recipient, target, self.rate, self.stall
-        )
+        facts = _vault_stream.encrypt_to_file(self.argv("read", artefact["source_path"], "0"), recipient, target, self.rate, self.stall)
         if (facts["sha256"], facts["bytes"]) != (artefact["sha256"], artefact["bytes"]):
             os.unlink(target + ".part")
             raise VaultError(
                 "%s arrived with sha256 %s and %d bytes; the ledger says %s and %d; nothing was kept; if it was changed on the "
-                "host, make the dump again"
-                % (artefact["name"], facts["sha256"], facts["bytes"], artefact["sha256"], artefact["bytes"]),
+                "host, make the dump again" % (artefact["name"], facts["sha256"], facts["bytes"], artefact["sha256"], artefact["bytes"]),
                 artefact=artefact["name"],
             )
         _vault_stream.publish(target)

@@ -5,6 +5,7 @@
 
 Private to the collection. Valid for Python 3.6, standard library.
 """
+
 import ctypes
 import hashlib
 import os

@@ -6,6 +6,7 @@
 Private to the collection. Valid for Python 3.6, standard library. Nothing plain touches a disk; memory stays at a few
 blocks whatever the size; every stage's exit code, byte count and digest is checked, and the end of the stream too.
 """
+
 import hashlib
 import os
 import select
@@ -69,7 +70,7 @@ class Worker(threading.Thread):
 
 
 def start(argv, stdin, errors):
-    # type: (List[str], Any, BinaryIO) -> subprocess.Popen
+    # type: (List[str], Any, BinaryIO) -> Any
     try:
         return subprocess.Popen(
             argv, stdin=stdin, stdout=subprocess.PIPE, stderr=errors, env=clean_environment(), close_fds=True, bufsize=0
@@ -116,7 +117,7 @@ def write_all(stream, block):
     view = memoryview(block)
     while len(view):
         written = stream.write(view)
-        view = view[written if written is not None else 0:]
+        view = view[written if written is not None else 0 :]
 
 
 def encrypt_to_file(source, recipient, target, rate=0, stall=120):
@@ -129,7 +130,7 @@ def encrypt_to_file(source, recipient, target, rate=0, stall=120):
     if os.path.lexists(part):
         os.unlink(part)
     plain, cipher = Counted(), Counted()
-    feeder = age = None
+    feeder = age = None  # type: Any
     workers = []  # type: List[Worker]
     with tempfile.TemporaryFile() as feeder_errors, tempfile.TemporaryFile() as age_errors:
         out = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
@@ -145,7 +146,7 @@ def encrypt_to_file(source, recipient, target, rate=0, stall=120):
                             return
                         cipher.add(block)
                         while block:
-                            block = block[os.write(out, block):]
+                            block = block[os.write(out, block) :]
                 except OSError:
                     age.kill()  # else it would wait for ever for somebody to take its output
                     raise
@@ -220,7 +221,7 @@ def decrypt_into(path, identity, codec, sink):
     the caller has compared these with what they should be. An exception of sink ends the stream and is raised again.
     """
     cipher, staged, plain = Counted(), Counted(), Counted()
-    age = unpacker = None
+    age = unpacker = None  # type: Any
     workers = []  # type: List[Worker]
     with tempfile.TemporaryFile() as age_errors, tempfile.TemporaryFile() as unpacker_errors, open(path, "rb") as source:
         try:
@@ -275,7 +276,8 @@ def decrypt_into(path, identity, codec, sink):
             if age.wait() != 0:
                 raise VaultError(
                     "%s does not decrypt with the package's identity: %s; the stored copy is damaged or belongs to another "
-                    "identity" % (path, text_tail(age_errors)), **{"cipher_sha256": cipher.sha.hexdigest()}
+                    "identity" % (path, text_tail(age_errors)),
+                    **{"cipher_sha256": cipher.sha.hexdigest()},
                 )
             if unpacker is not None and unpacker.wait() != 0:
                 raise VaultError("%s does not decompress: %s" % (path, text_tail(unpacker_errors)))

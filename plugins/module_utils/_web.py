@@ -89,8 +89,10 @@ def _end_of_word(text: str, start: int) -> int:
 
 def server_blocks(text: str) -> List[Dict[str, Any]]:
     """[{start, end, kept: [directive lines], includes: n, listens: n, names: [...]}] of the file's own server blocks."""
-    blocks = []  # type: List[Dict[str, Any]]
-    depth, words, block, first = 0, [], None, 0  # type: int, List[str], Optional[Dict[str, Any]], 0
+    blocks: List[Dict[str, Any]] = []
+    depth, first = 0, 0
+    words: List[str] = []
+    block: Optional[Dict[str, Any]] = None
     for word, start, end in tokens(text):
         if word == "{":
             if depth == 0 and words == ["server"]:
@@ -179,7 +181,7 @@ def tombstone(text: str, item: str, title: str, message: str) -> str:
 
 
 def is_tombstone(text: Optional[str]) -> bool:
-    return bool(text) and text.startswith(FIRST_LINE)  # type: ignore[union-attr]
+    return text is not None and text.startswith(FIRST_LINE)
 
 
 def original_name(path: str) -> str:

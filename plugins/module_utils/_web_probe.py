@@ -32,16 +32,16 @@ def url_problem(url: str) -> Optional[str]:
 def ask(url: str, method: str, timeout: float = 10.0) -> Dict[str, Any]:
     """{url, method, status, marker}; without an answer status is None and error says why. Follows no redirect."""
     parts = urlsplit(url)
-    result = {"url": url, "method": method, "status": None, "marker": ""}  # type: Dict[str, Any]
+    result: Dict[str, Any] = {"url": url, "method": method, "status": None, "marker": ""}
     try:
         if parts.scheme == "https":
             # Who answers is not the question here, the address is: a certificate may be of any name or have ended.
             context = ssl.create_default_context()
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
-            connection = http.client.HTTPSConnection(
+            connection: http.client.HTTPConnection = http.client.HTTPSConnection(
                 parts.hostname or "", parts.port, timeout=timeout, context=context
-            )  # type: http.client.HTTPConnection
+            )
         else:
             connection = http.client.HTTPConnection(parts.hostname or "", parts.port, timeout=timeout)
         try:

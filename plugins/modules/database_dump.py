@@ -13,7 +13,7 @@ description:
   - Every stage of the pipe is looked at. The dump is digested before and after compression, synced, read back from the disk,
     and only then gets its name. An exit code of 0 alone counts for nothing.
   - The fingerprint and the dump show the same content. On PostgreSQL they come from one exported snapshot, on MariaDB the
-    fingerprint is taken before and after and must be equal. RV(result.source.consistency) says which.
+    fingerprint is taken before and after and must be equal. C(result.source.consistency) says which.
   - FLOAT columns of MariaDB, which a text dump silently changes, are exported as exact values.
   - The work is done by a detached job. A second run attaches to it, makes a killed one again, and changes nothing where the
     staged copy is whole and the database still has the same fingerprint.

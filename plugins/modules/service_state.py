@@ -172,7 +172,7 @@ def open_ports(rec, ports):
     rows = _proc.listening_on(ports, rows)
     owners = _proc.socket_owners([row["inode"] for row in rows])
     init = _proc.init_cgroup()
-    found = {}
+    found = {}  # type: dict
     for row in rows:
         pid = owners.get(row["inode"])
         unit = _proc.unit_of_pid(pid, init) if pid else None

@@ -223,8 +223,7 @@ def run_sealed(rec, package):
     problems = _vault_bag.bag_problems(package, record["tagmanifest_sha256"]) if "tagmanifest_sha256" in record else []
     if problems:
         raise VaultError(
-            "the sealed package %s is not whole: %s; do not go on; bring it back from another vault" % (
-                package.bag, "; ".join(problems)),
+            "the sealed package %s is not whole: %s; do not go on; bring it back from another vault" % (package.bag, "; ".join(problems)),
             problems=problems,
         )
     if change and not rec.check_mode:

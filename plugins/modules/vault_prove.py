@@ -204,7 +204,7 @@ def run(rec):
         rec.fail(
             "the restored copy of %s is %s: %d differences, the first: %s; do not go on; look at the source and make the dump again"
             % (rec.item, result["verdict"], result["differences_total"], first_words(result)),
-            **dict(result, verdict_word=result["verdict"], verdict="no" if result["verdict"] == "different" else "unknown")
+            **dict(result, verdict_word=result["verdict"], verdict="no" if result["verdict"] == "different" else "unknown"),
         )
     rec.finish(changed=True, result=result)
 
@@ -232,7 +232,7 @@ def main():
             proof=dict(type="str", choices=["postgresql", "mariadb", "filestore", "image"], required=True),
             artefacts=dict(type="list", elements="dict", required=True),
             source=dict(type="dict", default={}),
-            scratch=dict(type="path", default="/dev/shm"),
+            scratch=dict(type="path", default="/dev/shm"),  # noqa: S108 - memory, on purpose
             again=dict(type="bool", default=False),
         ),
         object_lock="vault",

@@ -36,6 +36,7 @@ MEDIUM_FIELDS = (
     "kind", "vendor", "model", "serial", "wwid", "firmware", "transport", "media_class", "size", "native_size",
     "logical_block", "inode", "backing_file", "offset", "property_number", "location",
 )  # fmt: skip
+SAME = "the-stream-is-there"  # what a check prints when every byte compared
 LOOP_ONLY = ("inode", "backing_file", "offset")
 
 
@@ -223,10 +224,14 @@ def unknown_fields(value: Any, path: str = "") -> list[str]:
 
 
 def sector_command(device: str, key: str, start: str, count: str) -> str:
-    """Decrypt ``count`` blocks of 4 KiB from block ``start`` on and count the bytes that are not zero."""
+    """Decrypt ``count`` blocks of 4 KiB from block ``start`` on and compare them with as many zeros.
+
+    ``cmp -n`` also fails where less could be read, so an absent or short device never looks wiped.
+    """
     return (
-        f"S={start}; dd if={shlex.quote(device)} bs=4096 skip=$S count={count} iflag=direct status=none"
-        f" | openssl enc -d -aes-256-ctr -K {key} -iv $(printf %032x $((S * 256))) | tr -d '\\0' | wc -c"
+        f"S={start} N={count}; dd if={shlex.quote(device)} bs=4096 skip=$S count=$N iflag=direct status=none"
+        f" | openssl enc -d -aes-256-ctr -K {key} -iv $(printf %032x $((S * 256)))"
+        f" | cmp -n $((N * 4096)) - /dev/zero && echo {SAME}"
     )
 
 
@@ -237,7 +242,7 @@ def auditor_commands(certificate: Facts, device: str | None = None) -> list[dict
     """
     medium, key = certificate["medium"], certificate["sanitisation"]["algorithm"]["key"]
     path, size, name = device or medium["device_path"], int(medium["size"]), file_name(certificate)
-    last = (size - 1) // 4096
+    last = size // 4096 - 1
     commands = [
         {
             "what": "the certificate was signed by the run key and not altered since",
@@ -254,22 +259,22 @@ def auditor_commands(certificate: Facts, device: str | None = None) -> list[dict
             "command": f"lsblk -dno SERIAL {shlex.quote(path)}",
             "expect": str(medium["serial"]),
         },
-        {"what": "the first block holds the stream", "command": sector_command(path, key, "0", "1"), "expect": "0"},
+        {"what": "the first block holds the stream", "command": sector_command(path, key, "0", "1"), "expect": SAME},
         {
             "what": "the last block holds the stream",
             "command": sector_command(path, key, str(last), "1"),
-            "expect": "0",
+            "expect": SAME,
         },
         {
             "what": "a stretch of 1 MiB of your choice (replace the number after S=; blocks of 4096 bytes)",
-            "command": sector_command(path, key, str(last // 2), "256"),
-            "expect": "0",
+            "command": sector_command(path, key, str(last // 2), str(min(256, last - last // 2))),
+            "expect": SAME,
         },
         {
             "what": "the whole medium",
             "command": f"dd if={shlex.quote(path)} bs=1M iflag=direct status=none"
-            f" | openssl enc -d -aes-256-ctr -K {key} -iv {0:032x} | tr -d '\\0' | wc -c",
-            "expect": "0",
+            f" | openssl enc -d -aes-256-ctr -K {key} -iv {0:032x} | cmp -n {size} - /dev/zero && echo {SAME}",
+            "expect": SAME,
         },
     ]
     if medium["kind"] == "loop":

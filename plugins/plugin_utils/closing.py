@@ -1,16 +1,18 @@
 # Copyright: sunset.crm contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""What each phase must leave behind, item by item, and the table that shows it. Pure."""
+"""What each phase must leave behind, item by item, and the table that shows it. Pure but for accept()."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
+from ansible_collections.sunset.crm.plugins.plugin_utils import ledger
 from ansible_collections.sunset.crm.plugins.plugin_utils.gates import proofs_required
 from ansible_collections.sunset.crm.plugins.plugin_utils.plan import DATA_SETS, Item, Plan
+from ansible_collections.sunset.crm.plugins.plugin_utils.statements import Statements
 from ansible_collections.sunset.crm.plugins.plugin_utils.view import Seen, View, dump_id
-
 
 # The ends of a shutdown that a resume puts back.
 DARK = {("scheduler", "frozen"), ("web", "closed"), ("service", "stopped"), ("guest", "stopped"), ("power", "off")}
@@ -84,15 +86,20 @@ def _data_set(item: Item, plan: Plan, view: View) -> Row:
     enough = len(vaults) >= proofs_required(plan)
     last = view.get(item["id"], f"proof@{vaults[-1]}") if vaults else dump
     done = f"copied (dump {dump_id(dump.result)[:12]})" if dump else "no current copy"
-    proof = f"restored and compared on {', '.join(vaults)}" if vaults else "not proven"
+    proof = f"{_proof_word(item)} on {', '.join(vaults)}" if vaults else "not proven"
     return _made(item, done, proof, last, enough)
+
+
+def _proof_word(item: Item) -> str:
+    # An image is read back and its layers' digests are compared; nothing is started from it yet.
+    return "image structure verified, not started," if item["kind"] == "container" else "restored and compared"
 
 
 def _host(item: Item, view: View) -> Row:
     seen = view.get(item["id"], "power")
     off = seen is not None and seen.value == "off"
-    kind = seen.result.get("witness", {}).get("kind", "") if seen else ""
-    return _made(item, "powered off" if off else "not seen to be off", f"outside witness {kind}" if off else "-", seen, off)
+    kind = seen.result.get("proof", "unknown") if seen else ""
+    return _made(item, "powered off" if off else "not seen to be off", f"seen by its outside witness ({kind})" if off else "-", seen, off)
 
 
 def _medium(item: Item, view: View, *, owed: bool) -> Row:
@@ -111,9 +118,25 @@ def _resumed(item: Item, view: View) -> Row:
     return _made(item, "as it was before" if not dark else f"still changed: {', '.join(dark)}", "-", None, not dark)
 
 
+def acceptable(plan: Plan, view: View, words: Statements) -> dict[str, str]:
+    """Waves that may be accepted now, each with the word for it: all of it has evidence, and a person has signed where that is set."""
+    found: dict[str, str] = {}
+    for wave in plan.waves:
+        if wave in view.accepted or unfinished(plan, view, "shutdown", [wave]):
+            continue
+        if plan.setting("acceptance", "automatic") == "automatic":
+            found[wave] = "full evidence"
+        for statement in words.of("acceptance"):
+            if wave in statement.document.get("waves", []):
+                found[wave] = f"{statement.signer} ({statement.sha256})"
+    return found
+
+
+def accept(book: Path, plan: Plan, view: View, words: Statements) -> None:
+    """Append the acceptance of every wave that may be accepted now."""
+    for wave, word in acceptable(plan, view, words).items():
+        ledger.append(book, {"kind": "accepted", "wave": wave, "by": word})
+
+
 def waves_accepted(plan: Plan, view: View) -> list[str]:
     return [wave for wave in plan.waves if wave in view.accepted]
-
-
-def data_sets_of(plan: Plan, host: str) -> list[Item]:
-    return plan.of(*DATA_SETS, host=host)

@@ -7,4 +7,12 @@ from __future__ import annotations
 
 
 class Refusal(Exception):
-    """Something is missing or wrong; nothing was touched. The text says what was found, expected and what to do."""
+    """Something is missing or wrong; nothing was touched. The text says what was found, expected and what to do.
+
+    public: the text for the ledger, where the other one repeats what a task was given. recorded: it is in the ledger already.
+    """
+
+    def __init__(self, text: str, public: str = "", *, recorded: bool = False) -> None:
+        super().__init__(text)
+        self.public = public or text
+        self.recorded = recorded

@@ -108,6 +108,8 @@ class Estate:
 
     def _write_signers(self) -> None:
         """Everybody whose signature an auditor meets: the plan's people, and the run key under the name C(run)."""
+        if not self.plan_file.exists():
+            return
         key = " ".join(self.run_key.with_suffix(".pub").read_text(encoding="utf-8").split()[:2])
         names = f"{signatures.LEDGER_HEAD},{signatures.CERTIFICATE}"
         text = self.plan().allowed_signers.rstrip("\n") + f'\nrun namespaces="{names}" {key}\n'

@@ -71,7 +71,10 @@ def merged(given: Options, filled: Options, module: str) -> Options:
         if value is None or name in FREE or (name in filled and filled[name] == value):
             continue
         said = f"the plan says {filled[name]!r}" if name in filled else "the plan says nothing of it"
-        raise Refusal(f"{module}: the task sets {name} to {value!r}, {said}. Leave the option out: it comes from the plan and the ledger.")
+        raise Refusal(
+            f"{module}: the task sets {name} to {value!r}, {said}. Leave the option out: it comes from the plan and the ledger.",
+            f"the task sets {name}, which is not its to choose",
+        )
     return {**{name: value for name, value in given.items() if value is not None}, **filled}
 
 

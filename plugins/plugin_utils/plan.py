@@ -185,6 +185,8 @@ def _setting_faults(data: dict[str, Any]) -> list[str]:
         value = settings.get(name, 1)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1 or (name in settings and value > most):
             wrong.append(f"the setting {name} is {value!r}; expected a whole number from 1 to {most}")
+    if settings.get("acceptance", "automatic") not in ("automatic", "signed"):
+        wrong.append(f"the setting acceptance is {settings['acceptance']!r} (known: automatic, signed)")
     grace = settings.get("grace_seconds", 0)
     if not isinstance(grace, int | float) or isinstance(grace, bool) or not grace >= 0:
         wrong.append(f"the setting grace_seconds is {grace!r}; expected a number of seconds")

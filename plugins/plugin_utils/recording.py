@@ -67,10 +67,18 @@ class RecordedAction(ActionBase):
 
     def _step(self, task_vars: dict[str, Any]) -> dict[str, Any]:
         args, check = plain(self._task.args), bool(self._task.check_mode)
+        session = Session.of(Estate.at(task_vars.get("sunset_estate_dir")), check)
+        try:
+            return self._allowed(session, args, task_vars)
+        except Refusal as exc:
+            if not exc.recorded:
+                session.note_refusal(str(args.get("item")), self.name, [{"item": str(args.get("item")), "what": exc.public[:500]}])
+            raise
+
+    def _allowed(self, session: Session, args: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
         host = str(task_vars.get("inventory_hostname"))
         if self._task.delegate_to:
             raise Refusal(f"{self.name} was delegated to {self._task.delegate_to}: it would make evidence about another machine than {host}")
-        session = Session.of(Estate.at(task_vars.get("sunset_estate_dir")), check)
         step = steps.find(self.name, args)
         item = session.item(args.get("item"), self.name)
         if item["kind"] not in filling.KINDS[self.name]:
@@ -81,7 +89,7 @@ class RecordedAction(ActionBase):
         known = session.plan.items.get(f"host:{host}", {}).get("identity", {})
         self._machine = str(known.get("machine_id", "")) if step.where == steps.ESTATE else ""
         lock = f"{item['id']}@{vault}" if vault else item["id"]
-        with contextlib.nullcontext() if check else session.estate.item_lock(lock):
+        with contextlib.nullcontext() if session.check else session.estate.item_lock(lock):
             session.refresh()
             return self._decide(session, step, item, vault, args, task_vars)
 
@@ -102,7 +110,7 @@ class RecordedAction(ActionBase):
                 return {**observed, **({} if check else self.conclude(session, item))}
         lacks = gates.missing(step, item, session.context(), vault)
         if lacks:
-            raise Refusal(session.refuse(step, item, self.name, lacks))
+            raise Refusal(session.refuse(step, item, self.name, lacks), recorded=True)
         if step.irreversible:
             filled.update(session.irreversible_options(item))
         if step.value == "forgotten" and (words := gates.attestations(item, session.context(), vault)):

@@ -31,7 +31,8 @@ def facts(
         "made": made,
         "plan_sha256": plan.sha256,
         "approver": approver,
-        "control": "dual" if plan.dual else "single",
+        # Two persons count for little where the control node could rewrite its own record.
+        "control": "dual" if plan.dual and runs and runs[-1].get("append_only") else "single",
         "waves": [{"name": wave, "accepted": wave in view.accepted} for wave in plan.waves],
         "rows": [asdict(closing.row(item, plan, view, "wipe")) for item in plan.items.values()],
         "findings": plan.data.get("findings", []),
@@ -40,7 +41,7 @@ def facts(
             for s in words.valid
         ],
         "rejected": words.rejected,
-        "interrupted": [e.record for e in view.interrupted],
+        "interrupted": [e.record for e in (*view.interrupted, *view.mended)],
         "refused": [{"item": r["item"], "at": r["at"], "missing": [m["what"] for m in r["missing"]]} for r in refused],
         "runs": [{key: run.get(key) for key in ("run", "phase", "waves", "operator", "machine", "at")} for run in runs],
         "certificates": certificates,

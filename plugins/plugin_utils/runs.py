@@ -14,13 +14,18 @@ from ansible_collections.sunset.crm.plugins.plugin_utils.view import View
 PHASES = ("shutdown", "wipe", "resume")
 
 
-def waves_of(phase: str, wanted: str, plan: Plan, view: View) -> list[str]:
-    """The waves of a run: those named (comma-separated), else the first that is not accepted, for a wipe all accepted ones."""
+def waves_of(phase: str, wanted: str, plan: Plan, view: View, check: bool = False) -> list[str]:
+    """The waves of a run: those named (comma-separated), else the first that is not accepted, for a wipe all accepted ones.
+
+    A shutdown works on one wave; in check mode it may rehearse several, by default all that are not accepted.
+    """
     if wanted:
         waves = [wave.strip() for wave in str(wanted).split(",")]
         unknown = [wave for wave in waves if wave not in plan.waves]
         if unknown:
             raise Refusal(f"the plan has no wave {', '.join(unknown)} (its waves, in order: {', '.join(plan.waves)})")
+        if phase == "shutdown" and len(waves) > 1 and not check:
+            raise Refusal(f"a run retires one wave; {', '.join(waves)} are {len(waves)}. Name one: -e sunset_wave_wanted={waves[0]}")
         return waves
     accepted = [wave for wave in plan.waves if wave in view.accepted]
     if phase == "wipe":
@@ -31,7 +36,7 @@ def waves_of(phase: str, wanted: str, plan: Plan, view: View) -> list[str]:
         touched = {item for item, _aspect in (*view.seen, *view.former)} | {entry.record["item"] for entry in view.interrupted}
         return [wave for wave in plan.waves if any(plan.items[i]["wave"] == wave for i in touched if i in plan.items)] or plan.waves[:1]
     waiting = [wave for wave in plan.waves if wave not in view.accepted]
-    return waiting[:1] or plan.waves[-1:]
+    return (waiting if check else waiting[:1]) or plan.waves[-1:]
 
 
 def members(plan: Plan, waves: list[str]) -> list[dict[str, Any]]:

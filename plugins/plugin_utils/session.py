@@ -11,9 +11,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from ansible_collections.sunset.crm.plugins.plugin_utils import copies, gates, ledger, predictions, statements, steps, witness
+from ansible_collections.sunset.crm.plugins.plugin_utils import closing, copies, gates, ledger, predictions, statements, steps, witness
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
-from ansible_collections.sunset.crm.plugins.plugin_utils.estate import Estate, my_run
+from ansible_collections.sunset.crm.plugins.plugin_utils.estate import Estate, close_run, my_run
 from ansible_collections.sunset.crm.plugins.plugin_utils.plan import DATA_SETS, Item, Plan
 from ansible_collections.sunset.crm.plugins.plugin_utils.view import View, build, dump_id
 
@@ -69,6 +69,7 @@ class Session:
             datetime.now(UTC),
             self.run["phase"],
             self.run.get("login", ""),
+            self.check,
         )
 
     def complete(self, step: steps.Step, item: Item, vault: str) -> bool:
@@ -88,19 +89,16 @@ class Session:
         seen = self.view.seen.get(key)
         return begun or key in self.view.former or (seen is not None and seen.value != step.value)
 
-    def refuse(self, step: steps.Step, item: Item, module: str, lacks: list[gates.Missing]) -> str:
-        """Record a refusal (not in check mode) and return its text, naming everything that is missing."""
+    def note_refusal(self, item_id: str, module: str, missing: list[dict[str, str]], **more: Any) -> None:
+        """Record a refusal (not in check mode)."""
         if not self.check:
-            record = {
-                "kind": "refused",
-                "run": self.run["run"],
-                "item": item["id"],
-                "aspect": step.aspect,
-                "value": step.value,
-                "module": module,
-                "missing": [{"item": lack.item, "what": lack.what} for lack in lacks],
-            }
+            record = {"kind": "refused", "run": self.run["run"], "item": item_id, "module": module, "missing": missing, **more}
             ledger.append(self.estate.ledger_file, record)
+
+    def refuse(self, step: steps.Step, item: Item, module: str, lacks: list[gates.Missing]) -> str:
+        """Record a refusal and return its text, naming everything that is missing."""
+        told = [{"item": lack.item, "what": lack.what} for lack in lacks]
+        self.note_refusal(item["id"], module, told, aspect=step.aspect, value=step.value)
         rejected = "".join(f"\n  not counted: {name}: {why}" for name, why in self.words.rejected.items())
         lines = "\n".join(f"  - {lack}" for lack in lacks)
         return f"{step.phase} of {item['id']} is refused; missing:\n{lines}{rejected}"
@@ -153,6 +151,19 @@ class Session:
             "authorisation_sha256": statement.sha256,
             **({"identity_waiver": waiver.sha256} if waiver else {}),
         }
+
+    def close(self, unfinished: list[str], *, accept: bool = False) -> list[dict[str, Any]]:
+        """End the run on record, accept the waves that may be, send the ledger to the vaults, and give the estate free."""
+        copied: list[dict[str, Any]] = []
+        if not self.check:
+            if accept:
+                closing.accept(self.estate.ledger_file, self.plan, self.view, self.words)
+            record = {"kind": "run", "state": "closed", "run": self.run["run"], "unfinished": unfinished}
+            ledger.append(self.estate.ledger_file, record)
+            copied = self.copy_out(required=False)
+            self.refresh()
+        close_run(self.estate)
+        return copied
 
     def copy_out(self, *, required: bool) -> list[dict[str, Any]]:
         """Send ledger and signed head to the vaults' append-only places. Raises Refusal if required and one does not answer."""

@@ -20,6 +20,7 @@ WAIVER = "waiver@sunset.crm"
 ATTESTATION = "attestation@sunset.crm"
 AUTHORISATION = "authorisation@sunset.crm"
 HOLD = "hold@sunset.crm"
+ACCEPTANCE = "acceptance@sunset.crm"
 LEDGER_HEAD = "ledger-head@sunset.crm"
 CERTIFICATE = "certificate@sunset.crm"
 

@@ -25,6 +25,7 @@ NAMESPACES = {
     "attestation": signatures.ATTESTATION,
     "authorisation": signatures.AUTHORISATION,
     "hold": signatures.HOLD,
+    "acceptance": signatures.ACCEPTANCE,
 }
 
 

@@ -41,6 +41,8 @@ class View:
     touched: dict[tuple[str, str], int] = field(default_factory=dict)
     former: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
     interrupted: list[Entry] = field(default_factory=list)
+    # Interrupted once, and brought to an end by a later run.
+    mended: list[Entry] = field(default_factory=list)
     accepted: dict[str, Entry] = field(default_factory=dict)
     genesis: dict[str, Any] | None = None
 
@@ -117,6 +119,10 @@ def build(entries: Iterable[Entry], predicted: Iterable[dict[str, Any]] = (), pl
         elif kind == "outcome":
             open_intents.pop(record.get("intent", ""), None)
             known = record.get("subject") in (None, subjects.get(record["item"], record.get("subject")))
+            if record["status"] == "done":
+                key = (record["item"], record["aspect"])
+                later = [open_intents.pop(e.hash) for e in list(open_intents.values()) if (e.record["item"], e.record["aspect"]) == key]
+                view.mended += later
             _outcome(view, entry, record, begun.get(record.get("intent", ""), -1), known=known)
         elif kind == "accepted":
             view.accepted[record["wave"]] = entry

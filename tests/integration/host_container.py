@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import ansible
+
 from ansible_collections.sunset.crm.plugins.module_utils._recorded import make_receipt
 
 TOP = Path(__file__).resolve().parents[2]

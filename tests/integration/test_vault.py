@@ -284,6 +284,13 @@ def test_pull_and_prove_four_times(world: Vault, custodians: Any, dumps: Any, so
     assert world.leaves() == ""
 
 
+def test_a_full_disk_is_known_before(world: Vault, custodians: Any, dumps: Any, source: Any) -> None:
+    admitted(world, "h3", custodians)
+    artefacts = [{**one, "bytes": 1 << 55} for one in dumps["filestore:up"]["artefacts"]]
+    with pytest.raises(Failed, match=r"has \d+ bytes free; the package of filestore:up needs \d+"):
+        pull(world, dumps, source, "h3", "filestore:up", artefacts=artefacts)
+
+
 def test_wrong_host_key(world: Vault, custodians: Any, dumps: Any, source: Any) -> None:
     admitted(world, "h3", custodians)
     other = world.shell("rm -f /tmp/k*; ssh-keygen -q -t ed25519 -N '' -f /tmp/k; cat /tmp/k.pub").strip()
@@ -364,7 +371,7 @@ def test_a_changed_dump_is_different(world: Vault, custodians: Any, dumps: Any, 
     crm = dumps["database:crm"]
     old = {one["role"]: one for one in crm["artefacts"]}
     psql = "runuser -u postgres -- psql -q -d crm -c "
-    world.shell(psql + "\"UPDATE contact SET score = score + 1 WHERE id = 7\"")
+    world.shell(psql + '"UPDATE contact SET score = score + 1 WHERE id = 7"')
     try:
         options = {"staging": STAGING["database:crm"] + "2", "item": "database:crm2", "engine": "postgresql", "database": "crm"}
         new = world.module("database_dump", port=5432, **options)["result"]
@@ -379,7 +386,7 @@ def test_a_changed_dump_is_different(world: Vault, custodians: Any, dumps: Any, 
         with pytest.raises(Failed, match="cannot be sealed: database-crm: the stored copy is not proven"):
             world.vault("vault_package", item="host:h4", state="sealed", **base("h4"))
     finally:
-        world.shell(psql + "\"UPDATE contact SET score = score - 1 WHERE id = 7\"")
+        world.shell(psql + '"UPDATE contact SET score = score - 1 WHERE id = 7"')
 
 
 def test_a_lost_identity_begins_the_package_again(world: Vault, custodians: Any, dumps: Any, source: Any) -> None:

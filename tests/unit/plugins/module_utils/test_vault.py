@@ -2,7 +2,9 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The vault's decisions and texts, without a vault."""
+
 import base64
+import io
 import json
 import os
 
@@ -71,8 +73,23 @@ def test_what_is_no_plain_key_is_refused(text):
 
 @pytest.mark.parametrize(
     "command",
-    ["", "sh", "cat x", "read x", "stat", "read x -1", "read x 1 2", "stat x/y", "stat ..", "stat /a/../b", "stat //a", "stat a b",
-     "stat x\nread y 0", "read x 0\n", "STAT x"],
+    [
+        "",
+        "sh",
+        "cat x",
+        "read x",
+        "stat",
+        "read x -1",
+        "read x 1 2",
+        "stat x/y",
+        "stat ..",
+        "stat /a/../b",
+        "stat //a",
+        "stat a b",
+        "stat x\nread y 0",
+        "read x 0\n",
+        "STAT x",
+    ],
 )
 def test_the_reader_does_not_understand(command):
     with pytest.raises(_reader.Refused):
@@ -98,14 +115,13 @@ def test_the_reader_follows_no_link_and_reads_no_pipe(tmp_path):
     for name in ("link", str(inside / "link"), str(inside / "dir" / "secret"), "pipe", "sub", str(outside / "secret"), str(inside)):
         with pytest.raises(_reader.Refused):
             _reader.find(allowed, name)
-    out = open(str(tmp_path / "copy"), "w+b")
+    out = io.BytesIO()
     _reader.serve(allowed, "read %s 4" % (inside / "sub" / "file"), out)
     _reader.serve(allowed, "stat %s" % (inside / "sub" / "file"), out)
     out.seek(0)
     assert out.read(6) == b"456789" and json.loads(out.readline().decode())["bytes"] == 10
     with pytest.raises(_reader.Refused):
         _reader.serve(allowed, "read %s 11" % (inside / "sub" / "file"), out)
-    out.close()
 
 
 def test_a_name_that_lies_in_two_directories_is_refused(tmp_path):
@@ -157,8 +173,14 @@ def test_what_forgetting_does():
 def test_custodians_are_checked():
     good = [{"name": "alice", "recipient": "age1" + "q" * 58}, {"name": "bob", "recipient": "age1" + "p" * 58}]
     _vault_package.check_custodians(good)
-    for bad in ([], [dict(good[0], name="../x")], [dict(good[0], recipient="age1")], [good[0], good[0]],
-                [good[0], dict(good[1], recipient=good[0]["recipient"])], [dict(good[0], recipient="-o x")]):
+    for bad in (
+        [],
+        [dict(good[0], name="../x")],
+        [dict(good[0], recipient="age1")],
+        [good[0], good[0]],
+        [good[0], dict(good[1], recipient=good[0]["recipient"])],
+        [dict(good[0], recipient="-o x")],
+    ):
         with pytest.raises(VaultError):
             _vault_package.check_custodians(bad)
 
@@ -219,10 +241,15 @@ def test_manifests_survive_odd_names():
 
 
 def test_the_inner_manifest_names_both_forms():
-    stored = [{"slug": "database-crm", "file": "x.sql.zst", "sha256": "a" * 64, "plain_sha256": "b" * 64},
-              {"slug": "container-s", "file": "i.json", "sha256": "c" * 64, "plain_sha256": "c" * 64}]
+    stored = [
+        {"slug": "database-crm", "file": "x.sql.zst", "sha256": "a" * 64, "plain_sha256": "b" * 64},
+        {"slug": "container-s", "file": "i.json", "sha256": "c" * 64, "plain_sha256": "c" * 64},
+    ]
     assert _vault_bag.inner_manifest_text(stored).splitlines() == [
-        "c" * 64 + "  container-s/i.json", "b" * 64 + "  database-crm/x.sql", "a" * 64 + "  database-crm/x.sql.zst"]
+        "c" * 64 + "  container-s/i.json",
+        "b" * 64 + "  database-crm/x.sql",
+        "a" * 64 + "  database-crm/x.sql.zst",
+    ]
 
 
 def test_bag_info_has_one_line_a_field():
@@ -239,8 +266,16 @@ def artefact(**change):
 
 @pytest.mark.parametrize(
     "bad",
-    [[artefact(name="../x")], [artefact(sha256="x")], [artefact(bytes=None)], [artefact(), artefact()], [artefact(path="/s/../x")],
-     [artefact(path="/s/x.age")], [artefact(), artefact(name="y")], [artefact(path="/s/a b")]],
+    [
+        [artefact(name="../x")],
+        [artefact(sha256="x")],
+        [artefact(bytes=None)],
+        [artefact(), artefact()],
+        [artefact(path="/s/../x")],
+        [artefact(path="/s/x.age")],
+        [artefact(), artefact(name="y")],
+        [artefact(path="/s/a b")],
+    ],
 )
 def test_odd_artefacts_are_refused(bad):
     with pytest.raises(VaultError):
@@ -286,8 +321,14 @@ def test_the_server_is_of_the_same_major_or_newer():
 
 @pytest.mark.parametrize(
     "source, here, word",
-    [("15.18", "15.18", "same"), ("15.3", "15.18", "same major"), ("14.1", "15.18", "newer"), ("x", "15", "unknown"),
-     ("10.11.3-MariaDB", "10.11.19-MariaDB", "same major"), ("10.6.3-MariaDB", "10.11.19-MariaDB", "newer")],
+    [
+        ("15.18", "15.18", "same"),
+        ("15.3", "15.18", "same major"),
+        ("14.1", "15.18", "newer"),
+        ("x", "15", "unknown"),
+        ("10.11.3-MariaDB", "10.11.19-MariaDB", "same major"),
+        ("10.6.3-MariaDB", "10.11.19-MariaDB", "newer"),
+    ],
 )
 def test_how_versions_stand(source, here, word):
     assert _vault_prove.relation(source, here) == word
@@ -302,7 +343,7 @@ def test_tablespaces_are_left_out_by_name():
 def test_complaints_are_shown_without_data():
     text = (
         'pg_restore: error: COPY failed for table "contact": ERROR:  invalid input syntax for type integer: "Muster"\n'
-        "CONTEXT:  COPY contact, line 1: \"Zoe Muster\"\nDETAIL: Key (mail)=(zoe@example.org) missing\n"
+        'CONTEXT:  COPY contact, line 1: "Zoe Muster"\nDETAIL: Key (mail)=(zoe@example.org) missing\n'
         "ERROR 1062 (23000) at line 9: Duplicate entry 'zoe@example.org' for key 'mail'\n"
     )
     said = _vault_scratch.safe_errors(text)

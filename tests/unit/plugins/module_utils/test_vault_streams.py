@@ -2,6 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The vault's two streams and the image check, with the real age, zstd and gzip."""
+
 import hashlib
 import io
 import json
@@ -50,12 +51,19 @@ def test_there_and_back(tmp_path, identity):
     got = []
     back = _vault_stream.decrypt_into(target, identity[0], "zst", got.append)
     assert b"".join(got) == DATA
-    assert back == {"cipher_sha256": sha(cipher), "sha256": sha(packed), "bytes": len(packed), "plain_sha256": sha(DATA),
-                    "plain_bytes": len(DATA)}
+    assert back == {
+        "cipher_sha256": sha(cipher),
+        "sha256": sha(packed),
+        "bytes": len(packed),
+        "plain_sha256": sha(DATA),
+        "plain_bytes": len(DATA),
+    }
 
 
-@pytest.mark.parametrize("script, word", [("head -c 100000 /dev/zero; echo broken >&2; exit 3", "exit code 3 after 100000.*broken"),
-                                          ("sleep 60", "sent nothing for")])
+@pytest.mark.parametrize(
+    "script, word",
+    [("head -c 100000 /dev/zero; echo broken >&2; exit 3", "exit code 3 after 100000.*broken"), ("sleep 60", "sent nothing for")],
+)
 def test_a_source_that_fails_leaves_nothing(tmp_path, identity, script, word):
     with pytest.raises(VaultError, match=word):
         _vault_stream.encrypt_to_file(["sh", "-c", script], identity[1], str(tmp_path / "x.age"), stall=1)
@@ -139,7 +147,7 @@ def image(change=None, gzip=False):
     if gzip:
         layers = [subprocess.run(["gzip", "-n"], input=layer, stdout=subprocess.PIPE, check=True).stdout for layer in layers]
     names = ["blobs/sha256/" + sha(layer) for layer in layers]
-    members = dict(zip(names, layers))
+    members = {"blobs/sha256/" + sha(layer): layer for layer in layers}
     members[sha(config) + ".json"] = config
     members["manifest.json"] = json.dumps([{"Config": sha(config) + ".json", "Layers": names}]).encode()
     if change:
@@ -156,7 +164,7 @@ def image(change=None, gzip=False):
 def check(data):
     reader = _vault_image.PipeReader(_vault_image.read_members)
     for start in range(0, len(data), 7000):
-        reader(data[start:start + 7000])
+        reader(data[start : start + 7000])
     return _vault_image.problems(reader.finish())
 
 
@@ -191,5 +199,3 @@ def test_what_is_no_tar_is_said():
         check(b"x" * 50000)
     with pytest.raises(VaultError, match="no readable tar"):
         check(image()[:9000])
-
-

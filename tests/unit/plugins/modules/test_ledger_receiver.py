@@ -2,6 +2,7 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The ledger receiver: what it appends, what it refuses, what it repairs."""
+
 import hashlib
 import json
 import os

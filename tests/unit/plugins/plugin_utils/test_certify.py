@@ -49,6 +49,8 @@ def session(tmp_path: Path) -> Session:
     lines = [{"kind": "run", "state": "open", "run": "r1", "operator": "otto"}]
     for item, aspect, value, result, more in (
         ("database:creme", "dump", "saved", dump, {}),
+        ("database:creme", "copy@vault1", "stored", {}, {"about": {"dump": "d1"}}),
+        ("database:creme", "copy@vault2", "stored", {}, {"about": {"dump": "d1"}}),
         ("database:creme", "proof@vault1", "equal", proof, {"about": {"dump": "d1"}}),
         ("database:creme", "proof@vault2", "equal", proof, {"about": {"dump": "an older one"}}),
         (ITEM, "wipe", "wiped", given["wipe"], {}),

@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.sunset.crm.plugins.plugin_utils import closing
 
+from ansible_collections.sunset.crm.plugins.plugin_utils import closing
 from tests.unit.builders import Book, complete, item_of, make_plan, plan_data
 
 PLAN = make_plan()
@@ -25,7 +25,7 @@ def test_a_complete_shutdown_owes_nothing_and_an_empty_one_everything() -> None:
     assert open_items(Book(PLAN), waves=("pilot",)) == {"host:old1", "application:old", "database:old"}
 
 
-@pytest.mark.parametrize("key", [key for key in WHOLE.keys() if key[0].split(":")[0] in ("application", "host", "container", "database", "filestore")])
+@pytest.mark.parametrize("key", [key for key in WHOLE.pieces() if key[0].split(":")[0] in ("application", "host", "container", "database", "filestore")])
 def test_each_missing_piece_leaves_its_item_open(key: tuple[str, str]) -> None:
     """What only prepares (a package, an access, a database's service) is asked for by the gate of the power-off."""
     item, aspect = key

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from ansible_collections.sunset.crm.plugins.plugin_utils import copies, ledger
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
 from ansible_collections.sunset.crm.plugins.plugin_utils.estate import Estate
-
 from tests.unit.builders import plan_bytes, plan_data
 
 RECEIVER = Path(__file__).parents[4] / "roles/vault/files/ledger_receiver.py"

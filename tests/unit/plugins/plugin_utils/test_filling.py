@@ -10,9 +10,9 @@ from typing import Any
 
 import pytest
 import yaml
+
 from ansible_collections.sunset.crm.plugins.plugin_utils import filling, steps
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
-
 from tests.unit.builders import Book, complete, item_of, make_plan, plan_data
 
 PLAN = make_plan()

@@ -11,10 +11,10 @@ from datetime import timedelta
 from typing import Any
 
 import pytest
+
 from ansible_collections.sunset.crm.plugins.plugin_utils import gates, steps
 from ansible_collections.sunset.crm.plugins.plugin_utils.plan import Plan, subject
 from ansible_collections.sunset.crm.plugins.plugin_utils.statements import Statements
-
 from tests.unit.builders import (
     NOW,
     VAULTS,
@@ -121,7 +121,7 @@ def described(one: Row) -> str:
 @pytest.mark.parametrize("one", ROWS, ids=described)
 def test_a_step_is_open_on_complete_evidence_and_closed_without_any_single_piece_of_it(one: Row) -> None:
     assert lacks(one, WHOLE) == []
-    closed = {key for key in WHOLE.keys() if lacks(one, WHOLE.without(key))}
+    closed = {key for key in WHOLE.pieces() if lacks(one, WHOLE.without(key))}
     assert closed == set(one.needs)
 
 
@@ -129,7 +129,7 @@ def test_a_step_is_open_on_complete_evidence_and_closed_without_any_single_piece
 def test_a_medium_is_wiped_on_complete_evidence_only(one: Row) -> None:
     words = [authorised(PLAN, one.item)]
     assert lacks(one, FORGOTTEN, words, phase="wipe") == []
-    closed = {key for key in FORGOTTEN.keys() if lacks(one, FORGOTTEN.without(key), words, phase="wipe")}
+    closed = {key for key in FORGOTTEN.pieces() if lacks(one, FORGOTTEN.without(key), words, phase="wipe")}
     assert closed == set(one.needs)
 
 
@@ -171,6 +171,13 @@ def test_the_pilot_comes_first_and_a_resumed_pilot_is_no_longer_accepted() -> No
     book = complete(PLAN)
     book.step("application:old", "scheduler_state", "restored")
     assert "wave pilot is not accepted yet" in text(lacks(ROWS[0], book))
+
+
+def test_a_rehearsal_goes_through_all_waves_and_a_real_step_never_does() -> None:
+    book = Book(PLAN)
+    assert lacks(ROWS[0], book, check=True) == []
+    assert lacks(ROWS[0], book, check=True, waves=("main",))
+    assert lacks(ROWS[0], book, check=False)
 
 
 @pytest.mark.parametrize("one", [*ROWS[:1], *WIPES[:1]], ids=described)

@@ -14,6 +14,7 @@ import time
 from pathlib import Path
 
 import pytest
+
 from ansible_collections.sunset.crm.plugins.plugin_utils import ledger
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
 from ansible_collections.sunset.crm.plugins.plugin_utils.estate import Estate

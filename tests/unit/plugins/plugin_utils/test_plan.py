@@ -10,9 +10,9 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+
 from ansible_collections.sunset.crm.plugins.plugin_utils import plan
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
-
 from tests.unit.builders import filestore, host, item_of, make_plan, plan_bytes, plan_data
 
 Data = dict[str, Any]

@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 import pytest
+
 from ansible_collections.sunset.crm.plugins.plugin_utils import runs
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
-
 from tests.unit.builders import Book, complete, database, item_of, make_plan, plan_data, shut
 
 PLAN = make_plan()
@@ -51,9 +51,18 @@ def test_a_resume_takes_a_wave_whose_first_step_was_interrupted() -> None:
 
 
 def test_named_waves_are_known_ones() -> None:
-    assert waves("shutdown", Book(PLAN), "main, pilot") == ["main", "pilot"]
+    assert waves("wipe", complete(PLAN), "main, pilot") == ["main", "pilot"]
+    assert waves("shutdown", Book(PLAN), "main") == ["main"]
+    with pytest.raises(Refusal, match="a run retires one wave; main, pilot are 2"):
+        waves("shutdown", Book(PLAN), "main, pilot")
     with pytest.raises(Refusal, match=r"no wave later \(its waves, in order: pilot, main\)"):
         waves("shutdown", Book(PLAN), "later")
+
+
+def test_check_mode_rehearses_all_waves_that_are_left() -> None:
+    assert runs.waves_of("shutdown", "", PLAN, Book(PLAN).view(), check=True) == ["pilot", "main"]
+    assert runs.waves_of("shutdown", "main,pilot", PLAN, Book(PLAN).view(), check=True) == ["main", "pilot"]
+    assert runs.waves_of("shutdown", "", PLAN, after_pilot().view(), check=True) == ["main"]
 
 
 def test_each_machine_is_told_its_work() -> None:

@@ -9,9 +9,9 @@ import subprocess
 from pathlib import Path
 
 import pytest
+
 from ansible_collections.sunset.crm.plugins.plugin_utils import signatures
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
-
 from tests.unit.builders import allowed_signers
 
 

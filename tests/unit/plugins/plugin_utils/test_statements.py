@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from ansible_collections.sunset.crm.plugins.plugin_utils import signatures, statements
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
 from ansible_collections.sunset.crm.plugins.plugin_utils.plan import Plan
-
 from tests.unit.builders import allowed_signers, make_plan, plan_bytes, plan_data, say, sign
 
 Keys = dict[str, Path]

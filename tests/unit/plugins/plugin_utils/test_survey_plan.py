@@ -8,9 +8,9 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
+
 from ansible_collections.sunset.crm.plugins.plugin_utils import plan, survey
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
-
 from tests.unit.builders import plan_bytes
 
 ESTATE: dict[str, Any] = {

@@ -6,8 +6,8 @@
 from __future__ import annotations
 
 import pytest
-from ansible_collections.sunset.crm.plugins.plugin_utils import steps, view
 
+from ansible_collections.sunset.crm.plugins.plugin_utils import steps, view
 from tests.unit.builders import Book, complete, dump_result, item_of, make_plan, plan_data
 
 DB = "database:creme"
@@ -133,6 +133,16 @@ def test_interrupted_are_the_intents_without_an_outcome() -> None:
     book.step(DB, "database_dump", status=None)
     book.step("host:app1", "host_power", "off", status="unknown")
     assert [entry.record["item"] for entry in book.view().interrupted] == [DB]
+
+
+def test_an_interrupted_step_is_mended_by_a_later_end_and_not_forgotten() -> None:
+    book = Book(make_plan())
+    book.step(DB, "database_dump", status=None)
+    book.step(DB, "database_dump", status="unknown")
+    assert len(book.view().interrupted) == 1
+    book.step(DB, "database_dump", result=dump_result(DB))
+    assert book.view().interrupted == []
+    assert [entry.number for entry in book.view().mended] == [0]
 
 
 def test_a_resume_takes_back_the_acceptance_of_its_wave_and_the_end_of_sessions(book: Book) -> None:

@@ -1,0 +1,117 @@
+# Copyright: sunset.crm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The main wave: killed and resumed, cut off from a host, killed again, resumed from the dark, retired, and retired once more."""
+
+from __future__ import annotations
+
+import json
+
+from tests import lab
+from tests.estate import world
+from tests.estate.conftest import First, Killed
+from tests.estate.driver import LEDGER, Done
+from tests.lab import stack
+
+POLICIES = {container.service: container.restart for container in stack.CONTAINERS}
+DATA_SETS = {"database:creme", "filestore:creme-uploads", "filestore:shop-data", "container:shop"}
+
+
+def as_before(untouched: First) -> None:
+    """The CRM is back: a user can log in and finds everything, what ran on its own runs again."""
+    assert lab.web.creme_login() is not None
+    assert lab.web.creme_contacts() == 301
+    for path in ("/etc/cron.d/creme", "/etc/nginx/sites-available/creme.conf"):
+        assert world.file_digest("app1", path) == untouched.files[path]
+    for unit in ("creme-jobs", "creme-web", "redis-server", "nginx", "cron"):
+        assert world.active("app1", unit) == "active", unit
+    enabled = lab.execute("app1", ["systemctl", "is-enabled", "creme-jobs.service", "creme-web.service", "redis-server.service"]).split()
+    assert enabled == ["enabled"] * 3
+    containers = world.containers()
+    assert {name: one["policy"] for name, one in containers.items()} == POLICIES
+    assert {one["state"]["Status"] for one in containers.values()} == {"running"}
+    assert containers["bystander"] == untouched.world["containers"]["bystander"]
+
+
+def test_killed_after_the_freeze(main_killed_in_freeze: Killed) -> None:
+    assert ("application:creme", "service") in LEDGER.interrupted()
+    assert LEDGER.find("outcome", item="application:creme", aspect="session", status="done")
+
+
+def test_resumed_after_the_freeze(resumed_after_freeze: Done, untouched: First) -> None:
+    resumed_after_freeze.well()
+    as_before(untouched)
+
+
+def test_a_lost_host_stops_what_depends_on_it(main_without_app1: Done) -> None:
+    main_without_app1.refused("host:app1 is on", "power off of host:db1 is refused", "host:app1: not seen to be off (power)")
+    still_on = main_without_app1.text.rpartition("still on: ")[2].split()
+    assert {"app1", "db1", "vault1", "station1"} <= set(still_on)
+    closed = LEDGER.find("run", state="closed")[-1]
+    assert {"host:app1", "host:db1"} <= set(closed["unfinished"])
+
+
+def test_killed_in_the_power_off(main_dark: Done, main_killed_in_power_off: Killed) -> None:
+    """The run after it found the host off, or switched it off: either way it is seen to be off, and db1 after it."""
+    closed = {entry["run"] for entry in LEDGER.find("run", state="closed")}
+    assert main_killed_in_power_off.run not in closed
+    off = {entry["item"]: entry["n"] for entry in LEDGER.find("outcome", aspect="power", value="off", status="done")}
+    assert off["host:app1"] < off["host:db1"]
+
+
+def test_the_crash_made_no_second_copy(main_dark: Done, resumed_after_freeze: Done, main_without_app1: Done) -> None:
+    """What the run without app1 preserved was not made again by the two runs after it."""
+    resumed = LEDGER.find("run", state="open", phase="resume")
+    copies = [e for e in LEDGER.find("outcome", aspect="dump", status="done") if e["wave"] == "main" and e["n"] > resumed[0]["n"]]
+    until_resumed = [e for e in copies if len(resumed) < 2 or e["n"] < resumed[1]["n"]]
+    assert {entry["item"] for entry in until_resumed} == DATA_SETS
+    assert len([entry for entry in until_resumed if entry["changed"]]) <= len(DATA_SETS)
+
+
+def test_resumed_from_the_dark(resumed_from_dark: Done, untouched: First) -> None:
+    resumed_from_dark.well()
+    as_before(untouched)
+    assert world.powered() == {**untouched.world["powered"], "old1": False}
+
+
+def test_a_stale_copy_is_made_and_proven_anew(main: Done) -> None:
+    """Somebody has logged in since the first copy: it is not the data any more."""
+    resumed = LEDGER.find("run", state="open", phase="resume")[-1]["n"]
+    old = [e for e in LEDGER.find("outcome", item="database:creme", aspect="dump", status="done") if e["n"] < resumed]
+    new = [e for e in LEDGER.find("outcome", item="database:creme", aspect="dump", status="done") if e["n"] > resumed]
+    assert old[-1]["evidence"]["result"]["dump_id"] != new[-1]["evidence"]["result"]["dump_id"]
+    for item in DATA_SETS:
+        proof = LEDGER.find("outcome", item=item, aspect="proof@vault1", status="done")[-1]
+        assert proof["n"] > resumed and proof["about"]["dump"] == dump_of(item)
+
+
+def dump_of(item: str) -> str:
+    result = LEDGER.find("outcome", item=item, aspect="dump", status="done")[-1]["evidence"]["result"]
+    return str(result["dump_id"])
+
+
+def test_the_package_is_superseded(main: Done) -> None:
+    """The earlier packages stand aside and have other identities than the ones that count."""
+    aside = lab.execute("vault1", ["ls", "/srv/vault/lab/abandoned"], user="vault").split()
+    assert {name.partition(".")[0] for name in aside} >= {"app1", "db1", "dock1"}
+    sealed = [e for e in LEDGER.find("outcome", item="host:db1", aspect="package@vault1", status="done") if e["value"] == "sealed"]
+    digests = [entry["evidence"]["result"]["identity_digest"] for entry in sealed]
+    assert len(digests) == len(set(digests)) >= 2
+
+
+def test_a_second_run_changes_nothing(second: Done, lines_before_second: int) -> None:
+    second.well()
+    assert second.total("changed") == second.total("failed") == second.total("unreachable") == 0
+    assert list(LEDGER.acts(since=lines_before_second)) == []
+
+
+def test_a_second_run_takes_a_quarter_of_the_time(main: Done, second: Done) -> None:
+    print(f"first run {main.seconds:.1f} s, second {second.seconds:.1f} s")
+    assert second.seconds <= main.seconds / 4, f"first run {main.seconds:.1f} s, second {second.seconds:.1f} s"
+
+
+def test_everything_is_off(second: Done) -> None:
+    assert {name for name, on in world.powered().items() if on} == {"vault1", "station1"}
+    states = {name: one["state"]["Status"] for name, one in world.containers().items()}
+    assert states == {"db": "exited", "web": "exited", "slow": "exited", "bystander": "running"}
+    assert json.loads(lab.execute("vault1", ["sh", "-c", "ls /dev/shm | wc -l"])) >= 0

@@ -1,0 +1,261 @@
+# Copyright: sunset.crm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Opening, showing, closing and reporting a run, called as Ansible's worker would call them."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ansible_collections.sunset.crm.plugins.action import plan_build, report, run_close, run_gate, run_joined, run_open
+from ansible_collections.sunset.crm.plugins.plugin_utils import copies, ledger, predictions, signatures
+from ansible_collections.sunset.crm.plugins.plugin_utils import estate as estates
+from ansible_collections.sunset.crm.plugins.plugin_utils.control import ControlAction
+from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
+from ansible_collections.sunset.crm.plugins.plugin_utils.estate import Estate
+from tests.unit.builders import Book, complete, make_estate, make_plan, plan_bytes, plan_data, sign
+
+Result = dict[str, Any]
+EVERYONE = ["old1", "app1", "db1", "dock1", "vault1", "vault2", "station1"]
+
+
+@pytest.fixture(autouse=True)
+def private(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(predictions, "_path", lambda: tmp_path / "predicted.jsonl")
+
+
+@pytest.fixture
+def estate(tmp_path: Path, keys: dict[str, Path]) -> Estate:
+    made: Estate = make_estate(tmp_path / "acme", keys)
+    return made
+
+
+def act(plugin: Any, estate: Estate, args: Result | None = None, check: bool = False, **variables: Any) -> Result:
+    action: ControlAction = object.__new__(plugin.ActionModule)
+    told = {"ansible_play_hosts_all": EVERYONE, "hostvars": {name: {} for name in EVERYONE}, **variables}
+    return action.act(estate, args or {}, told, check)
+
+
+def opened(estate: Estate, phase: str = "shutdown", **more: Any) -> Result:
+    args = {"phase": phase, "confirm": "acme", "operator": "olga", "wave": more.pop("wave", "")}
+    return act(run_open, estate, args, **more)
+
+
+def kinds(estate: Estate) -> list[str]:
+    return [entry.record["kind"] for entry in ledger.read(estate.ledger_file)]
+
+
+# --- opening ---
+
+
+def test_a_run_is_opened_on_record(estate: Estate) -> None:
+    done = opened(estate)
+    assert done["waves"] == ["pilot"]
+    assert {member["host"] for member in done["members"]} == {"old1", "vault1", "vault2", "station1"}
+    assert kinds(estate) == ["genesis", "run"]
+    record = ledger.read(estate.ledger_file)[1].record
+    assert (record["operator"], record["approver"], record["phase"]) == ("olga", "alice", "shutdown")
+    assert act(run_joined, estate)["run"] == done["run"]
+
+
+@pytest.mark.parametrize("word", ["", None, "yes", "Acme", "acme "])
+def test_the_estates_own_name_is_typed_in(estate: Estate, word: Any) -> None:
+    with pytest.raises(Refusal, match="type its own name: -e sunset_confirm=acme"):
+        act(run_open, estate, {"phase": "shutdown", "confirm": word})
+    assert not estate.run_file.exists()
+    assert kinds(estate) == []
+
+
+def test_an_unknown_phase_and_an_unknown_wave_are_refused(estate: Estate) -> None:
+    with pytest.raises(Refusal, match="expected one of shutdown, wipe, resume"):
+        opened(estate, "everything")
+    with pytest.raises(Refusal, match="the plan has no wave later"):
+        opened(estate, wave="later")
+    with pytest.raises(Refusal, match="no wave is accepted yet"):
+        opened(estate, "wipe")
+    assert not estate.run_file.exists()
+
+
+def test_a_plan_that_nobody_approved_as_it_is_opens_nothing(estate: Estate) -> None:
+    estate.plan_file.write_bytes(estate.plan_file.read_bytes().replace(b'"dual"', b'"single"'))
+    with pytest.raises(Refusal, match="is not approved"):
+        opened(estate)
+
+
+def test_a_limit_that_cuts_machines_off_is_refused(estate: Estate) -> None:
+    with pytest.raises(Refusal) as refusal:
+        opened(estate, ansible_play_hosts_all=["old1"], ansible_limit="old1")
+    for word in ("--limit old1", "station1", "vault1", "vault2"):
+        assert word in str(refusal.value)
+
+
+def test_the_keys_of_people_are_pinned_for_the_whole_estate(estate: Estate, keys: dict[str, Path]) -> None:
+    """Whoever can write plans cannot bring other people in later."""
+    opened(estate)
+    estates.close_run(estate)
+    signers = "alice " + " ".join(keys["operator"].with_suffix(".pub").read_text().split()[:2]) + "\n"
+    estate.plan_file.write_bytes(plan_bytes(plan_data(allowed_signers=signers)))
+    sign(estate.plan_file, keys["operator"], signatures.APPROVAL)
+    with pytest.raises(Refusal, match="are not those that the ledger began with"):
+        opened(estate)
+
+
+def test_a_broken_ledger_opens_nothing(estate: Estate) -> None:
+    opened(estate)
+    estates.close_run(estate)
+    estate.ledger_file.write_bytes(estate.ledger_file.read_bytes().replace(b"olga", b"otto").replace(b"genesis", b"Genesis"))
+    with pytest.raises(Refusal, match="is broken"):
+        opened(estate)
+
+
+def test_check_mode_opens_without_a_record(estate: Estate) -> None:
+    opened(estate, check=True)
+    assert kinds(estate) == []
+    assert json.loads(estate.run_file.read_text())["check"] is True
+    assert act(run_close, estate, check=True)["failed"]
+    assert not estate.run_file.exists()
+
+
+def test_a_vault_that_does_not_take_the_ledger_keeps_the_run_closed(estate: Estate, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(copies, "command", lambda receiver: ["false"])
+    hostvars: dict[str, Result] = {name: {} for name in EVERYONE} | {"vault1": {"sunset_ledger_receiver": {"user": "ledger", "key": "/k", "known_hosts": "/h"}}}
+    with pytest.raises(Refusal, match="vault1"):
+        opened(estate, hostvars=hostvars)
+    assert not estate.run_file.exists()
+
+
+def test_what_an_earlier_run_left_open_is_named(tmp_path: Path, keys: dict[str, Path]) -> None:
+    book = Book(make_plan())
+    book.step("application:old", "scheduler_state", "frozen", status=None)
+    assert opened(make_estate(tmp_path / "a", keys, book=book))["interrupted"][0].startswith("application:old: scheduler frozen")
+
+
+# --- closing ---
+
+
+def test_a_run_that_left_something_fails_and_names_it(estate: Estate) -> None:
+    opened(estate)
+    done = act(run_close, estate)
+    assert done["failed"]
+    for item in ("host:old1", "application:old", "database:old"):
+        assert item in done["msg"]
+    assert not estate.run_file.exists()
+    last = ledger.read(estate.ledger_file)[-1].record
+    assert (last["state"], sorted(last["unfinished"])) == ("closed", ["application:old", "database:old", "host:old1"])
+
+
+def accepted(estate: Estate) -> list[str]:
+    return [entry.record["wave"] for entry in ledger.read(estate.ledger_file) if entry.record["kind"] == "accepted"]
+
+
+def whole(folder: Path, keys: dict[str, Path], **changes: Any) -> Estate:
+    """Everything is done, but no wave was accepted."""
+    data = plan_data(**changes)
+    book = complete(make_plan(data))
+    for wave in data["waves"]:
+        book = book.without((wave, "accepted"))
+    made: Estate = make_estate(folder, keys, data, book)
+    return made
+
+
+def test_a_wave_is_accepted_on_full_evidence_once(tmp_path: Path, keys: dict[str, Path]) -> None:
+    made = whole(tmp_path / "a", keys)
+    opened(made)
+    assert act(run_close, made)["accepted"] == ["pilot"]
+    opened(made, wave="pilot")
+    act(run_close, made)
+    assert accepted(made) == ["pilot"]
+
+
+def test_a_wave_is_not_accepted_where_a_person_has_to(tmp_path: Path, keys: dict[str, Path]) -> None:
+    made = whole(tmp_path / "a", keys, settings={"acceptance": "signed"})
+    opened(made)
+    act(run_close, made)
+    assert accepted(made) == []
+
+
+def test_a_resume_accepts_nothing(tmp_path: Path, keys: dict[str, Path]) -> None:
+    made = whole(tmp_path / "a", keys)
+    opened(made, "resume", wave="pilot")
+    assert act(run_close, made)["failed"]
+    assert accepted(made) == []
+
+
+def test_nobody_closes_or_joins_a_run_that_is_not_open(estate: Estate) -> None:
+    for plugin in (run_close, run_joined, run_gate):
+        with pytest.raises(Refusal, match="no run is open"):
+            act(plugin, estate, {"gate": "wipe"})
+
+
+# --- gates shown early, report ---
+
+
+def test_the_gate_is_shown_with_all_that_is_missing(estate: Estate) -> None:
+    opened(estate)
+    with pytest.raises(Refusal, match="gate is 'any'"):
+        act(run_gate, estate, {"gate": "any"})
+    done = act(run_gate, estate, {"gate": "power off"})
+    assert done["failed"]
+    assert "application:old: not seen to be frozen" in done["msg"]
+
+
+def test_the_gate_shows_the_order_of_its_own_phase_as_no_obstacle(tmp_path: Path, keys: dict[str, Path]) -> None:
+    book = complete(make_plan()).without(("main", "accepted")).without(("host:app1", "power")).without(("host:db1", "power"))
+    made = make_estate(tmp_path / "a", keys, book=book)
+    opened(made)
+    assert act(run_gate, made, {"gate": "power off"})["open_for"] == ["host:app1", "host:db1"]
+
+
+def test_the_report_is_one_escaped_page_from_any_point(tmp_path: Path, keys: dict[str, Path]) -> None:
+    data = plan_data(findings=[{"id": "<script>alert(1)</script>", "host": "db1", "kind": "x", "what": "y", "classified": None}])
+    made = make_estate(tmp_path / "a", keys, data, complete(make_plan(data)))
+    page = Path(act(report, made)["path"]).read_text()
+    assert "<script>alert" not in page
+    assert "database:creme" in page
+    assert "http://" not in page.replace("http://127.0.0.1", "").replace("http://www.w3.org", "")
+    made.approval_file.unlink()
+    assert "nobody" in Path(act(report, made)["path"]).read_text()
+
+
+# --- the plan ---
+
+
+def survey_variables(machine: str = "1") -> Result:
+    item = {"kind": "application", "name": "a", "schedulers": {"units": ["x"]}}
+    seen = {"machine_id": machine, "hostname": "app1", "expected": {"application:a": {"found": "yes", "identity": {"files": 1}}}}
+    host = {"sunset_wave": "main", "sunset_power": {"kind": "silence", "address": "a"}, "sunset_items": [item], "seen": {"survey": seen}}
+    return {"groups": {"sunset_estate": ["app1"]}, "hostvars": {"app1": host, "vault1": {"sunset_vault_root": "/srv/vault"}}}
+
+
+def build_args(tmp_path: Path) -> Result:
+    signers = tmp_path / "signers"
+    signers.write_text("alice ssh-ed25519 AAAA\n")
+    people = [{"name": "bob", "recipient": "age1"}]
+    return {
+        "estate": "acme", "waves": ["main"], "vaults": ["vault1"], "custodians": people, "allowed_signers": str(signers),
+        "register": "seen", "guests": "guests",
+    }  # fmt: skip
+
+
+def test_a_plan_is_written_and_a_second_survey_changes_nothing(tmp_path: Path) -> None:
+    made, args = Estate.at(tmp_path / "acme"), build_args(tmp_path)
+    assert act(plan_build, made, args, check=True, **survey_variables())["changed"]
+    assert not made.plan_file.exists()
+    assert act(plan_build, made, args, **survey_variables())["changed"]
+    assert act(plan_build, made, args, **survey_variables())["changed"] is False
+    assert made.plan().items["host:app1"]["identity"] == {"machine_id": "1", "hostname": "app1"}
+    assert "machine_id" in act(plan_build, made, args, **survey_variables("2"))["diff"]["prepared"]
+
+
+@pytest.mark.parametrize("seen", [{"failed": True, "survey": {"machine_id": "1"}}, {}, {"unreachable": True}])
+def test_a_survey_that_failed_is_no_plan(tmp_path: Path, seen: Result) -> None:
+    variables = survey_variables()
+    variables["hostvars"]["app1"]["seen"] = seen
+    made = Estate.at(tmp_path / "acme")
+    with pytest.raises(Refusal, match="app1: it gave no survey"):
+        act(plan_build, made, build_args(tmp_path), **variables)
+    assert not made.plan_file.exists()
