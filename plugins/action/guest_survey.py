@@ -39,7 +39,9 @@ def strangers(rows: list[dict[str, Any]], labels: list[str]) -> list[dict[str, A
     for row in rows:
         if not wanted & {tuple(pair) for pair in (row.get("Labels") or {}).items()}:
             name = str(row["Names"][0]).lstrip("/")
-            found.append({"id": f"container:{name}", "kind": "container", "what": f"a container of the image {row['Image']} that no item covers"})
+            found.append(
+                {"id": f"container:{name}", "kind": "container", "what": f"a container of the image {row['Image']} that no item covers"}
+            )
     return found
 
 

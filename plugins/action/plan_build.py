@@ -65,6 +65,7 @@ class ActionModule(ControlAction):
             "power": plain(variables["sunset_power"]),
             "items": plain(variables["sunset_items"]),
             "survey": found,
+            "profiles": plain(variables.get("survey_profiles") or {}),
             "reach": {
                 "address": str(variables.get("sunset_pull_address", address)),
                 "port": int(variables.get("ansible_port") or 22),
@@ -82,4 +83,8 @@ class ActionModule(ControlAction):
         if unknown:
             raise Refusal(f"the inventory gives the vault {', '.join(unknown)} no sunset_vault_root")
         names = ("estate", "waves", "custodians", "settings", "classified", "control")
-        return {**{name: args[name] for name in names if name in args}, "vaults": vaults, "allowed_signers": signers.read_text(encoding="utf-8")}
+        return {
+            **{name: args[name] for name in names if name in args},
+            "vaults": vaults,
+            "allowed_signers": signers.read_text(encoding="utf-8"),
+        }

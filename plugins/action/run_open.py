@@ -34,8 +34,10 @@ class ActionModule(ControlAction):
         view = build(ledger.read(estate.ledger_file), plan=plan)
         pins = {"allowed_signers": ledger.line_hash(plan.allowed_signers.encode()), "run_key": _run_key(estate, check)}
         _same_keys(view.genesis, pins)
-        if view.genesis is not None and not check:
-            closing.accept(estate.ledger_file, plan, view, statements.read(estate.statements_folder, plan))
+        if view.genesis is not None and not check and plan.setting("acceptance", "automatic") == "signed":
+            # The word may have come in since the run that finished the wave.
+            words = statements.read(estate.statements_folder, plan)
+            closing.accept(estate.ledger_file, plan, view, words, plan.waves)
             view = build(ledger.read(estate.ledger_file), plan=plan)
         waves = runs.waves_of(phase, args.get("wave") or "", plan, view, check)
         absent = runs.unreached(plan, waves, [str(host) for host in task_vars.get("ansible_play_hosts_all", [])])

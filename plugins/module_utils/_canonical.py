@@ -5,6 +5,7 @@
 
 Private to the collection. Valid for Python 3.6.
 """
+
 import hashlib
 import json
 from typing import Any  # noqa: F401

@@ -9,6 +9,7 @@ A job is a directory (0700) that holds its code, its spec, C(progress.json), C(r
 The running job holds the lock for its whole life, so "is it alive" never rests on a process number that
 may have been given to another process meanwhile.
 """
+
 import errno
 import fcntl
 import json
@@ -136,7 +137,9 @@ class Job(object):
             unit = "sunset-job-%s-%d" % ("".join(c if c.isalnum() else "-" for c in self.name), time.time() * 1000)
             subprocess.check_call(
                 ["systemd-run", "--quiet", "--collect", "--no-ask-password", "--unit", unit] + argv,
-                stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+                stdin=subprocess.DEVNULL,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
             )
             return
         if os.fork() == 0:

@@ -8,6 +8,7 @@ Private to the collection; it may change at any time. Valid for Python 3.6.
 Nothing here trusts a tool: ss, lsof and netstat are missing on lean hosts, and systemd's own word is what these
 functions check. A fact that cannot be read is None, never an empty list.
 """
+
 import os
 import re
 import socket

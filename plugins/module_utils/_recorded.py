@@ -8,6 +8,7 @@ Private to the collection; it may change at any time. Valid for Python 3.6.
 A module builds one Recorded, reads the world, decides, acts through run(), reads again and calls
 finish(). The evidence that it returns is what the action plugin writes into the ledger.
 """
+
 import datetime
 import errno
 import fcntl
@@ -134,8 +135,7 @@ class Recorded(object):
         if problem is not None:
             self.fail(
                 "%s refuses to act: %s. It changes things only when the collection's own action plugin has checked the "
-                "gates and recorded an intent; run it from a play, with its full name sunset.crm.%s."
-                % (self.name, problem, self.name)
+                "gates and recorded an intent; run it from a play, with its full name sunset.crm.%s." % (self.name, problem, self.name)
             )
         self._lock = self._take_lock(object_lock) if not self.check_mode else None
 
@@ -193,9 +193,7 @@ class Recorded(object):
 
     def _closed(self, verdict, result):
         # type: (str, Dict[str, Any]) -> Dict[str, Any]
-        self._evidence.update(
-            verdict=verdict, result=result, ended=utc_now(), seconds=round(time.time() - self._clock, 3)
-        )
+        self._evidence.update(verdict=verdict, result=result, ended=utc_now(), seconds=round(time.time() - self._clock, 3))
         # What cannot be JSON now would be altered on its way to the ledger: fix its form before it is digested.
         evidence = json.loads(canonical(self._evidence).decode("utf-8"))
         return dict(evidence=evidence, evidence_sha256=digest(evidence), result=evidence["result"])

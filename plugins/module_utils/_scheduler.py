@@ -5,6 +5,7 @@
 
 Private to the collection; it may change at any time. Valid for Python 3.6.
 """
+
 import hashlib
 import os
 import re
@@ -71,8 +72,7 @@ def file_verdict(path: str, plain: Optional[str], frozen: Optional[str]) -> Tupl
     if plain is not None and frozen is not None and plain != frozen:
         return "conflict", (
             "both %s and %s exist and differ: something (a configuration tool, a package) wrote it again after it was "
-            "frozen. Stop that, keep the right one under the plain name, remove the other, run again"
-            % (path, frozen_name(path))
+            "frozen. Stop that, keep the right one under the plain name, remove the other, run again" % (path, frozen_name(path))
         )
     if plain is not None:
         return "active", ""

@@ -17,6 +17,7 @@ stops everything else: boot, dependencies, timers, sockets, Restart=. The drop-i
 that was killed before it could report loses nothing. While a unit is put back the file is renamed, so that systemd no
 longer reads it but the former state is still there until the unit was seen in it.
 """
+
 import errno
 import json
 import os

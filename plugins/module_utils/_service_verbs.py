@@ -5,6 +5,7 @@
 
 Private to the collection; it may change at any time. Valid for Python 3.6.
 """
+
 from typing import Any, Dict, List, Optional  # noqa: F401
 
 from ansible_collections.sunset.crm.plugins.module_utils import _proc, _service
@@ -45,18 +46,16 @@ def units_to_restore(names: List[str], states: Dict[str, State], former: Dict[st
     ]
 
 
-def dead_report(
-    names: List[str], states: Dict[str, State], former: Dict[str, Dict[str, str]]
-) -> Dict[str, Dict[str, Any]]:
+def dead_report(names: List[str], states: Dict[str, State], former: Dict[str, Dict[str, str]]) -> Dict[str, Dict[str, Any]]:
     """{unit: how it ended}."""
     return {
         unit: {
-                "active": states[unit]["active"],
-                "result": states[unit]["result"],
-                "ended": _service.way_of_ending(states[unit], former[unit]),
-                "processes": len(states[unit]["processes"]),
-                "kept_off": "masked" if states[unit]["load"] == "masked" else "drop-in",
-            }
+            "active": states[unit]["active"],
+            "result": states[unit]["result"],
+            "ended": _service.way_of_ending(states[unit], former[unit]),
+            "processes": len(states[unit]["processes"]),
+            "kept_off": "masked" if states[unit]["load"] == "masked" else "drop-in",
+        }
         for unit in names
     }
 
@@ -69,8 +68,7 @@ def forced_message(dead: Dict[str, Dict[str, Any]], states: Dict[str, State]) ->
     return (
         "did not end by themselves and were killed by systemd after their own stop timeout: %s. They are off and kept off, "
         "but what they held in memory may be lost. Look at their logs; then set `forced: accept` to go on with a record "
-        "that says so"
-        % ", ".join("%s (Result=%s, stop timeout %s)" % (u, states[u]["result"], states[u]["stop_timeout"]) for u in units)
+        "that says so" % ", ".join("%s (Result=%s, stop timeout %s)" % (u, states[u]["result"], states[u]["stop_timeout"]) for u in units)
     )
 
 
@@ -123,9 +121,7 @@ def stop_and_keep_off(
     return dead
 
 
-def put_back(
-    rec: Any, units: Units, names: List[str], states: Dict[str, State], former: Dict[str, Dict[str, str]], timeout: float
-) -> None:
+def put_back(rec: Any, units: Units, names: List[str], states: Dict[str, State], former: Dict[str, Dict[str, str]], timeout: float) -> None:
     """Let them start, start those that were on, and forget only when that was seen."""
     if not units_to_restore(names, states, former):
         return

@@ -5,6 +5,7 @@
 
 Private to the collection; it may change at any time. Valid for Python 3.6.
 """
+
 from typing import Any, List, Optional
 
 from ansible_collections.sunset.crm.plugins.module_utils import _sqlclient

@@ -8,6 +8,7 @@ Private to the collection; it may change at any time. Valid for Python 3.6. Pure
 A finding's id is stable over reboots (no process ids, no random ports) and says enough that another program on the
 same port is another finding: a person's word about the one must not cover the other.
 """
+
 import os
 import re
 from typing import Any, Dict, Iterable, List, Optional, Set, Tuple

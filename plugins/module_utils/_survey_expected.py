@@ -8,6 +8,7 @@ Private to the collection; it may change at any time. Valid for Python 3.6. Read
 Each answer is {found: yes | no | unknown, identity, media, detail}. "no" is said only where something that would know
 it answered; whatever could not be read is "unknown".
 """
+
 import os
 import stat
 from typing import Any, Callable, Dict, List, Optional, Tuple
@@ -137,9 +138,7 @@ class Expected(object):
             places = [folder, folder + "/pg_wal"] + [row[0] for row in session.rows(PG_TABLESPACES)]
         server = ("postgresql", str(where))
         if server not in self.servers:
-            self.servers[server] = {
-                name: _pg_tables(name, port, item.get("socket")) for name in oids if name not in _survey.PG_TEMPLATES
-            }
+            self.servers[server] = {name: _pg_tables(name, port, item.get("socket")) for name in oids if name not in _survey.PG_TEMPLATES}
         identity = {"system_identifier": system, "database": item["database"], "oid": oids.get(item["database"])}
         return self._answer_for(item, oids, places, identity)
 
@@ -169,9 +168,7 @@ PG_SERVER = (
     "SELECT json_build_array((SELECT system_identifier::text FROM pg_control_system()), "
     "current_setting('data_directory'), current_setting('port'))"
 )
-PG_TABLESPACES = (
-    "SELECT json_build_array(pg_tablespace_location(oid)) FROM pg_tablespace WHERE pg_tablespace_location(oid) <> ''"
-)
+PG_TABLESPACES = "SELECT json_build_array(pg_tablespace_location(oid)) FROM pg_tablespace WHERE pg_tablespace_location(oid) <> ''"
 PG_TABLES = "SELECT json_build_array(count(*)) FROM pg_class WHERE relkind IN ('r','p','m','f') AND oid >= 16384"
 # variable -> is it a file name?
 MY_PLACES = {"innodb_log_group_home_dir": False, "innodb_undo_directory": False, "log_bin_basename": True}

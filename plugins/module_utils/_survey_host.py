@@ -6,6 +6,7 @@
 Private to the collection; it may change at any time. Valid for Python 3.6. Reads only. What cannot be read becomes a
 finding of its own ("could not be read"): no reader may take silence for an empty list.
 """
+
 import glob
 import os
 import platform
@@ -196,9 +197,7 @@ class Findings(object):
                 declared.update(self.media.numbers_below(item["path"]))
         for answer in seen.values():
             declared.update(
-                number
-                for number in (_survey_media.device_number(one["device"]) for one in answer["media"] if one.get("device"))
-                if number
+                number for number in (_survey_media.device_number(one["device"]) for one in answer["media"] if one.get("device")) if number
             )
         declared |= self.media.system_numbers()
         covered = {row["number"] for row in rows if set(_survey_media.whole_devices(row["number"])) <= declared}

@@ -5,6 +5,7 @@
 
 Private to the collection; it may change at any time. Valid for Python 3.6. Reads only.
 """
+
 import os
 import stat
 from typing import Any, Dict, List, Optional, Set

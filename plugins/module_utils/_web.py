@@ -5,6 +5,7 @@
 
 Private to the collection; it may change at any time. Valid for Python 3.6. Pure: no file, no network.
 """
+
 import html
 import os
 import re
@@ -18,8 +19,7 @@ NOT_KEPT = re.compile(r"^ssl_(stapling|trusted_certificate|verify|client_certifi
 # nginx refuses a single parameter of 4096 bytes and more
 PAGE_LIMIT = 3800
 PAGE = (
-    "<!DOCTYPE html><html><head><meta charset=utf-8><title>%(title)s</title></head>"
-    "<body><h1>%(title)s</h1><p>%(message)s</p></body></html>"
+    "<!DOCTYPE html><html><head><meta charset=utf-8><title>%(title)s</title></head><body><h1>%(title)s</h1><p>%(message)s</p></body></html>"
 )
 SERVER = """server {
 %(kept)s
@@ -172,9 +172,7 @@ def tombstone(text: str, item: str, title: str, message: str) -> str:
     for block in server_blocks(text):
         kept = "\n".join("    " + line for line in block["kept"]) or "    # no listen line: nginx's own default"
         parts.append(text[at : block["start"]])
-        parts.append(
-            SERVER % {"kept": kept, "marker": MARKER, "item": header_value(item), "page": page(title, message)}
-        )
+        parts.append(SERVER % {"kept": kept, "marker": MARKER, "item": header_value(item), "page": page(title, message)})
         at = block["end"]
     parts.append(text[at:])
     return "".join(parts)
@@ -189,9 +187,7 @@ def original_name(path: str) -> str:
     return os.path.join(os.path.dirname(path), "." + os.path.basename(path) + ".sunset-original")
 
 
-def site_state(
-    text: Optional[str], digest: Optional[str], original: Optional[str], wanted: Optional[str]
-) -> Tuple[str, str]:
+def site_state(text: Optional[str], digest: Optional[str], original: Optional[str], wanted: Optional[str]) -> Tuple[str, str]:
     """(open | closed | stale | conflict | absent, message).
 
     text and digest are the site file's, original is the digest of the file that waits beside it, wanted the tombstone

@@ -5,6 +5,7 @@
 
 Private to the collection; it may change at any time. Valid for Python 3.6.
 """
+
 import http.client
 import re
 import socket

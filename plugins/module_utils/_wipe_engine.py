@@ -136,9 +136,7 @@ class Wipe:
 
     def _judge(self, found, held, root):
         spec = self.spec
-        return _wipe_judge.refusals(
-            spec.get("identity") or {}, found, held, root, spec.get("protected"), bool(spec.get("waiver"))
-        )
+        return _wipe_judge.refusals(spec.get("identity") or {}, found, held, root, spec.get("protected"), bool(spec.get("waiver")))
 
     # --- state -------------------------------------------------------------------------------------------------------
 
@@ -282,9 +280,7 @@ class Wipe:
             self.state["canaries"], work.mismatched, work.unreadable, self.state["bad"], self.size, work.bytes_read
         )
         facts.update(mode="full", seconds=seconds, unreadable=sorted(work.unreadable))
-        facts["accounting"] = _wipe_judge.judge_accounting(
-            before and before[0], after and after[0], work.bytes_read, before is not None
-        )
+        facts["accounting"] = _wipe_judge.judge_accounting(before and before[0], after and after[0], work.bytes_read, before is not None)
         self.save(phase="canaries" if facts["verdict"] == "yes" else "verified", verification=facts)
 
     def wipe_canaries(self):
@@ -319,9 +315,7 @@ class Wipe:
         counters, now = state.get("counters"), self._counters()
         wanted = self.size - _wipe_judge.range_bytes(errors)
         accounting = {
-            "written": _wipe_judge.judge_accounting(
-                counters and counters[1], now and now[1], wanted, counters is not None
-            ),
+            "written": _wipe_judge.judge_accounting(counters and counters[1], now and now[1], wanted, counters is not None),
             "read": verification.pop("accounting"),
         }
         reverified = state.get("reverification") or {"verdict": "no", "reasons": ["not done: the first one failed"]}

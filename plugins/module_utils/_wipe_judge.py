@@ -92,9 +92,7 @@ def judge_verification(canaries, mismatched, unreadable, write_errors, size, byt
     if not expected:
         reasons.append("no canary was left, so the verifier was never seen to find a difference")
     if missed:
-        reasons.append(
-            "the verifier missed %d of %d canaries: it does not see the device" % (len(missed), len(expected))
-        )
+        reasons.append("the verifier missed %d of %d canaries: it does not see the device" % (len(missed), len(expected)))
     if unexpected:
         reasons.append("%d places do not hold the stream" % len(unexpected))
     if covered != size:

@@ -92,9 +92,7 @@ class Worker:
         if self.holds_stream(offset, size):
             return []
         return [
-            offset + start
-            for start in range(0, size, UNIT)
-            if not self.io.same(self.wanted, self.seen, min(UNIT, size - start), start)
+            offset + start for start in range(0, size, UNIT) if not self.io.same(self.wanted, self.seen, min(UNIT, size - start), start)
         ]
 
 

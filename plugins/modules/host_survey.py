@@ -126,9 +126,7 @@ def main():
     expected = Expected(_recorded.run_command, _survey_media.Media())
     seen = {_survey.item_id(item): expected.look(item) for item in items}
     findings = _survey_host.Findings(_recorded.run_command, items, module.params["profiles"], expected)
-    module.exit_json(
-        changed=False, survey=dict(_survey_host.host_facts(), expected=seen, findings=findings.all(seen))
-    )
+    module.exit_json(changed=False, survey=dict(_survey_host.host_facts(), expected=seen, findings=findings.all(seen)))
 
 
 if __name__ == "__main__":

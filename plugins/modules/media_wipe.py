@@ -343,9 +343,7 @@ def finish(rec, job, status, params, key):
     outcome = result.get("outcome")
     if outcome not in DONE:
         rec.after({"job": "done", "outcome": outcome})
-        rec.fail(
-            "%s: the wipe %s: %s" % (params["device"], said(outcome), "; ".join(result["reasons"])), **trim(result)
-        )
+        rec.fail("%s: the wipe %s: %s" % (params["device"], said(outcome), "; ".join(result["reasons"])), **trim(result))
     found = _device.identify(params["device"])
     wrong, read, why = sample(params["device"], key)
     holds = wiped_already(result, found, _wipe_engine.key_digest(key), wrong, read)

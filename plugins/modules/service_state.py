@@ -205,8 +205,7 @@ def stopped(rec, units):
     if listening:
         rec.fail(
             "the units are dead, but somebody still listens: %s. Either the port is wrong in the inventory's sunset_items, "
-            "or another unit serves it: name that one too"
-            % "; ".join(who for port in sorted(listening) for who in listening[port]),
+            "or another unit serves it: name that one too" % "; ".join(who for port in sorted(listening) for who in listening[port]),
             dead=dead,
             former=former,
         )
@@ -219,9 +218,7 @@ def port_words(rec, listening):
 
 def ports_of_running(rec, former):
     """Ports that must listen once the units are back: those of the services that were on."""
-    return sorted(
-        {p for service in rec.params["services"] for p in service["ports"] if _service.was_on(former[service["unit"]])}
-    )
+    return sorted({p for service in rec.params["services"] for p in service["ports"] if _service.was_on(former[service["unit"]])})
 
 
 def wait_for_ports(rec, ports, timeout):

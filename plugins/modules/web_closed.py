@@ -183,10 +183,7 @@ def observe(rec):
         rec.fail("site %s (file %s): %s" % (site, path, message))
     unit = rec.params["unit"]
     if not _web_probe.is_serving(unit):
-        rec.fail(
-            "%s: found no running nginx in it, expected one; nothing would answer for %s. Start it, or correct `unit`"
-            % (unit, site)
-        )
+        rec.fail("%s: found no running nginx in it, expected one; nothing would answer for %s. Start it, or correct `unit`" % (unit, site))
     probes = _web_probe.ask_all(rec.params["probes"], rec.item, write_too=state != "open")
     return {
         "state": state,
@@ -212,9 +209,7 @@ def is_closed(seen):
 
 
 def is_open(seen):
-    return (
-        seen["state"] == "open" and not seen["original_aside"] and not any(seen["marked"]) and not seen["old_workers"]
-    )
+    return seen["state"] == "open" and not seen["original_aside"] and not any(seen["marked"]) and not seen["old_workers"]
 
 
 def result_of(seen):
@@ -239,8 +234,7 @@ def reload_and_wait(rec, good, complaint):
 
 def describe_probes(seen):
     return "; ".join(
-        "%s %s: %s" % (p["method"], p["url"], p.get("error") or "%s, marker %r" % (p["status"], p["marker"]))
-        for p in seen["probes"]
+        "%s %s: %s" % (p["method"], p["url"], p.get("error") or "%s, marker %r" % (p["status"], p["marker"])) for p in seen["probes"]
     )
 
 
@@ -248,8 +242,7 @@ def not_closed(seen):
     if seen["old_workers"]:
         return (
             "%d worker process(es) of nginx still serve requests that began before the closing (long downloads, "
-            "websockets); new requests get the tombstone. Wait for them or end them, then run the same command again"
-            % seen["old_workers"]
+            "websockets); new requests get the tombstone. Wait for them or end them, then run the same command again" % seen["old_workers"]
         )
     return (
         "the tombstone stands, but not every probe meets it. Expected 503 with the header %s; found: %s. Another site may "

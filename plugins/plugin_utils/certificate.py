@@ -68,9 +68,7 @@ def build_certificate(
         raise Refusal(f"no certificate for {item.get('id', 'the medium')}: {'; '.join(lacks)}")
     certificate: Certificate = {
         "format": FORMAT,
-        "certificate_id": hashlib.sha256(canonical([plan["estate"], item["id"], evidence["ledger_entry"]])).hexdigest()[
-            :32
-        ],
+        "certificate_id": hashlib.sha256(canonical([plan["estate"], item["id"], evidence["ledger_entry"]])).hexdigest()[:32],
         "issued": issued,
         "estate": plan["estate"],
         "plan": {
@@ -82,13 +80,10 @@ def build_certificate(
         "control": control,
         "medium": _medium(item, wipe),
         "data": {
-            "categories": sorted({str(c) for data_set in data_sets for c in data_set.get("categories") or []})
-            or UNKNOWN,
+            "categories": sorted({str(c) for data_set in data_sets for c in data_set.get("categories") or []}) or UNKNOWN,
             "sets": [_data_set(data_set) for data_set in data_sets],
         },
-        "authorisation": {
-            key: authorisation.get(key) or UNKNOWN for key in ("sha256", "signer", "name", "expires", "method")
-        },
+        "authorisation": {key: authorisation.get(key) or UNKNOWN for key in ("sha256", "signer", "name", "expires", "method")},
         "waivers": [dict(waiver) for waiver in waivers],
         "people": {
             "operator": people["operator"],
@@ -103,10 +98,7 @@ def build_certificate(
             **{key: wipe["classes"][key] for key in ("technique", "called", "statement")},
             "classes": {key: wipe["classes"][key] for key in ("nist_800_88r2", "nist_800_88r1", "ieee_2883_2022")},
             "algorithm": {**wipe["algorithm"], "key": stream_key.lower()},
-            **{
-                key: wipe.get(key, UNKNOWN)
-                for key in ("byte_ranges", "error_ranges", "started", "ended", "seconds", "sessions")
-            },
+            **{key: wipe.get(key, UNKNOWN) for key in ("byte_ranges", "error_ranges", "started", "ended", "seconds", "sessions")},
         },
         "verification": dict(wipe["verification"]),
         "accounting": wipe.get("accounting") or UNKNOWN,
@@ -139,19 +131,14 @@ def _lacks(
     """What keeps this evidence from being a certificate."""
     lacks = []
     if wipe.get("outcome") not in DONE:
-        lacks.append(
-            f"the wipe's outcome is {wipe.get('outcome')!r} ({'; '.join(wipe.get('reasons') or []) or 'no reason given'})"
-        )
+        lacks.append(f"the wipe's outcome is {wipe.get('outcome')!r} ({'; '.join(wipe.get('reasons') or []) or 'no reason given'})")
     elif (wipe.get("verification") or {}).get("verdict") != "yes":
         lacks.append("its verification is not positive")
     if not re.fullmatch(r"[0-9a-fA-F]{64}", stream_key or ""):
         lacks.append("the stream's key is not there")
     elif hashlib.sha256(bytes.fromhex(stream_key)).hexdigest() != (wipe.get("algorithm") or {}).get("key_sha256"):
         lacks.append("the key is not the one that the medium was wiped with")
-    lacks += [
-        f"identity: {line}"
-        for line in _device.compare_identity(dict(item.get("identity") or {}), dict(wipe.get("identity") or {}))
-    ]
+    lacks += [f"identity: {line}" for line in _device.compare_identity(dict(item.get("identity") or {}), dict(wipe.get("identity") or {}))]
     lacks += [f"the plan's {key} is not known" for key in ("estate", "sha256", "approved_by") if not plan.get(key)]
     lacks += [f"the authorisation's {key} is not known" for key in ("sha256", "signer") if not authorisation.get(key)]
     if wipe.get("authorisation_sha256") not in (None, authorisation.get("sha256")):
@@ -163,9 +150,7 @@ def _lacks(
         lacks.append("control is dual, but the authorisation was signed by the operator or the approver")
     waived = {name for waiver in waivers if waiver.get("gate") == "proof" for name in waiver.get("items", [])}
     for data_set in data_sets:
-        proven = [
-            proof for proof in data_set.get("proofs") or [] if proof.get("verdict") == "equal" and proof.get("entry")
-        ]
+        proven = [proof for proof in data_set.get("proofs") or [] if proof.get("verdict") == "equal" and proof.get("entry")]
         if not proven and data_set["item"] not in waived:
             lacks.append(f"{data_set['item']} was on it and has no proof and no waiver")
     return lacks
@@ -199,11 +184,7 @@ def _data_set(data_set: Facts) -> Certificate:
                 "vault": proof["vault"],
                 "verdict": proof["verdict"],
                 "ledger_entry": proof.get("entry") or UNKNOWN,
-                **{
-                    key: proof[key]
-                    for key in ("at", "tables", "rows", "files", "fingerprint_sha256")
-                    if proof.get(key) is not None
-                },
+                **{key: proof[key] for key in ("at", "tables", "rows", "files", "fingerprint_sha256") if proof.get(key) is not None},
             }
             for proof in data_set.get("proofs") or []
         ],

@@ -10,7 +10,7 @@ from pathlib import Path
 
 from ansible_collections.sunset.crm.plugins.plugin_utils import ledger
 from ansible_collections.sunset.crm.plugins.plugin_utils.gates import proofs_required
-from ansible_collections.sunset.crm.plugins.plugin_utils.plan import DATA_SETS, Item, Plan
+from ansible_collections.sunset.crm.plugins.plugin_utils.plan import Item, Plan
 from ansible_collections.sunset.crm.plugins.plugin_utils.statements import Statements
 from ansible_collections.sunset.crm.plugins.plugin_utils.view import Seen, View, dump_id
 
@@ -71,7 +71,12 @@ def _running(item: Item, plan: Plan, view: View) -> Row:
 
 def _application(item: Item, view: View) -> Row:
     """Each side that an application declares must have been seen in its end state."""
-    sides = {"schedulers": ("scheduler", "frozen"), "web": ("web", "closed"), "sessions": ("session", "ended"), "services": ("service", "stopped")}
+    sides = {
+        "schedulers": ("scheduler", "frozen"),
+        "web": ("web", "closed"),
+        "sessions": ("session", "ended"),
+        "services": ("service", "stopped"),
+    }
     owed = [side for name, side in sides.items() if item["expects"].get(name)]
     lacks = [f"{aspect} not {value}" for aspect, value in owed if view.value(item["id"], aspect) != value]
     last = view.get(item["id"], owed[-1][0]) if owed else None
@@ -98,6 +103,8 @@ def _proof_word(item: Item) -> str:
 def _host(item: Item, view: View) -> Row:
     seen = view.get(item["id"], "power")
     off = seen is not None and seen.value == "off"
+    if off and view.get(item["id"], "look") is None:
+        return _made(item, "powered off, but not surveyed again before", "-", seen, False)
     kind = seen.result.get("proof", "unknown") if seen else ""
     return _made(item, "powered off" if off else "not seen to be off", f"seen by its outside witness ({kind})" if off else "-", seen, off)
 
@@ -118,10 +125,10 @@ def _resumed(item: Item, view: View) -> Row:
     return _made(item, "as it was before" if not dark else f"still changed: {', '.join(dark)}", "-", None, not dark)
 
 
-def acceptable(plan: Plan, view: View, words: Statements) -> dict[str, str]:
-    """Waves that may be accepted now, each with the word for it: all of it has evidence, and a person has signed where that is set."""
+def acceptable(plan: Plan, view: View, words: Statements, waves: list[str]) -> dict[str, str]:
+    """Those of the waves that may be accepted now, each with the word for it: all of it has evidence, and a person has signed where that is set."""
     found: dict[str, str] = {}
-    for wave in plan.waves:
+    for wave in waves:
         if wave in view.accepted or unfinished(plan, view, "shutdown", [wave]):
             continue
         if plan.setting("acceptance", "automatic") == "automatic":
@@ -132,9 +139,9 @@ def acceptable(plan: Plan, view: View, words: Statements) -> dict[str, str]:
     return found
 
 
-def accept(book: Path, plan: Plan, view: View, words: Statements) -> None:
-    """Append the acceptance of every wave that may be accepted now."""
-    for wave, word in acceptable(plan, view, words).items():
+def accept(book: Path, plan: Plan, view: View, words: Statements, waves: list[str]) -> None:
+    """Append the acceptance of those of the waves that may be accepted now."""
+    for wave, word in acceptable(plan, view, words, waves).items():
         ledger.append(book, {"kind": "accepted", "wave": wave, "by": word})
 
 

@@ -6,13 +6,14 @@
 from __future__ import annotations
 
 from abc import abstractmethod
+from collections.abc import Mapping
 from typing import Any
 
 from ansible.plugins.action import ActionBase
 
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
 from ansible_collections.sunset.crm.plugins.plugin_utils.estate import Estate
-from ansible_collections.sunset.crm.plugins.plugin_utils.recording import plain
+from ansible_collections.sunset.crm.plugins.plugin_utils.recording import placed, plain
 
 
 class ControlAction(ActionBase):
@@ -23,7 +24,7 @@ class ControlAction(ActionBase):
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
-        variables = task_vars or {}
+        variables = placed(task_vars or {}, self._templar)
         try:
             estate = Estate.at(variables.get("sunset_estate_dir"))
             return {**result, **self.act(estate, plain(self._task.args), variables, bool(self._task.check_mode))}
@@ -35,6 +36,7 @@ class ControlAction(ActionBase):
         """Do it and return Ansible's result."""
 
 
-def host_variables(task_vars: dict[str, Any], host: str) -> dict[str, Any]:
-    """The variables of another host, templated."""
-    return dict(task_vars["hostvars"][host])
+def host_variables(task_vars: dict[str, Any], host: str) -> Mapping[str, Any]:
+    """The variables of another host, each templated when it is asked for: one that cannot be yet is nobody else's trouble."""
+    found: Mapping[str, Any] = task_vars["hostvars"][host]
+    return found

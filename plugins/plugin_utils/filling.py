@@ -41,6 +41,7 @@ KINDS = {
     "database_dump": ("database",),
     "filestore_archive": ("filestore",),
     "docker_guests": ("container",),
+    "host_look": ("host",),
     "host_power": ("host",),
     "vault_package": ("host",),
     "vault_access": ("host",),
@@ -58,7 +59,9 @@ def options(step: Step, item: Item, plan: Plan, view: View, vault: str) -> Optio
     try:
         filled = _FILL[step.module](item, plan, view, vault)
     except KeyError as exc:
-        raise Refusal(f"{step.module}: the plan declares no {exc} for {item['id']}; mend the inventory (sunset_items), then survey again") from None
+        raise Refusal(
+            f"{step.module}: the plan declares no {exc} for {item['id']}; mend the inventory (sunset_items), then survey again"
+        ) from None
     filled = {**{name: item["expects"][name] for name in PLANNED.get(step.module, ()) if name in item["expects"]}, **filled}
     if step.back and step.module in TAKES_FORMER:
         filled["former"] = view.former.get((item["id"], step.aspect), {})
@@ -120,6 +123,15 @@ def _docker_guests(item: Item, plan: Plan, view: View, vault: str) -> Options:
         "label": item["expects"]["label"],
         "containers": item["expects"].get("containers") or item["identity"].get("containers"),
         "staging": item["expects"].get("staging"),
+    }
+
+
+def _host_look(item: Item, plan: Plan, view: View, vault: str) -> Options:
+    """The declarations of the host's items, as the survey was given them."""
+    declared = [other for other in plan.items.values() if other["host"] == item["host"] and other["kind"] != "host"]
+    return {
+        "items": [{"kind": other["kind"], "name": other["id"].partition(":")[2], **other["expects"]} for other in declared],
+        "profiles": item["expects"].get("profiles", {}),
     }
 
 
@@ -188,6 +200,7 @@ _FILL = {
     "database_dump": _database_dump,
     "filestore_archive": _filestore_archive,
     "docker_guests": _docker_guests,
+    "host_look": _host_look,
     "host_power": _host_power,
     "vault_package": _vault_package,
     "vault_access": _vault_access,

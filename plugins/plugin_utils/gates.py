@@ -73,7 +73,9 @@ def _of_wave(step: Step, item: Item, context: Context) -> list[Missing]:
     if wave not in context.waves:
         return [
             Missing(
-                item["id"], f"it belongs to wave {wave}, this run works on {', '.join(context.waves)}", f"run it with -e sunset_wave_wanted={wave}"
+                item["id"],
+                f"it belongs to wave {wave}, this run works on {', '.join(context.waves)}",
+                f"run it with -e sunset_wave_wanted={wave}",
             )
         ]
     if step.back:
@@ -237,9 +239,19 @@ def _power(item: Item, context: Context, vault: str) -> list[Missing]:
         for vault in plan.vaults:
             if view.value(item["id"], f"access@{vault}") == "present":
                 found.append(Missing(item["id"], f"the read access of the vault {vault} is not taken back", _again(context)))
+    found += _looked(item, context)
     for above in plan.hosts_before(host):
         found += _need(f"host:{above}", "power", "off", context, _again(context))
     return found
+
+
+def _looked(item: Item, context: Context) -> list[Missing]:
+    """The host was surveyed again after its last dump, and nothing new was there."""
+    look = context.view.get(item["id"], "look")
+    dumps = [context.view.get(data_set["id"], "dump") for data_set in context.plan.of(*DATA_SETS, host=item["host"])]
+    if look is not None and all(dump is None or dump.number < look.number for dump in dumps):
+        return []
+    return [Missing(item["id"], "it was not surveyed again after its last dump (look)", _again(context))]
 
 
 def _forgotten(item: Item, context: Context, vault: str) -> list[Missing]:
@@ -424,6 +436,7 @@ RULES: dict[tuple[str, str], Callable[[Item, Context, str], list[Missing]]] = {
     ("proof", "equal"): _proof,
     ("package", "sealed"): _sealed,
     ("package", "forgotten"): _forgotten,
+    ("look", "clear"): _first,
     ("power", "off"): _power,
     ("wipe", "wiped"): _wipe,
 }

@@ -35,6 +35,11 @@ def plain(value: Any) -> Any:
     return json.loads(json.dumps(value))
 
 
+def placed(task_vars: dict[str, Any], templar: Any) -> dict[str, Any]:
+    """The variables with the estate's folder as it is meant: an action gets them untemplated."""
+    return {**task_vars, "sunset_estate_dir": templar.template(task_vars.get("sunset_estate_dir"))}
+
+
 class RecordedAction(ActionBase):
     """Check the gate, record the intent, run the module with a receipt, record the outcome."""
 
@@ -45,7 +50,7 @@ class RecordedAction(ActionBase):
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
         try:
-            return {**result, **self._step(task_vars or {})}
+            return {**result, **self._step(placed(task_vars or {}, self._templar))}
         except Refusal as exc:
             return {**result, "failed": True, "changed": False, "msg": str(exc)}
 
@@ -78,7 +83,9 @@ class RecordedAction(ActionBase):
     def _allowed(self, session: Session, args: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
         host = str(task_vars.get("inventory_hostname"))
         if self._task.delegate_to:
-            raise Refusal(f"{self.name} was delegated to {self._task.delegate_to}: it would make evidence about another machine than {host}")
+            raise Refusal(
+                f"{self.name} was delegated to {self._task.delegate_to}: it would make evidence about another machine than {host}"
+            )
         step = steps.find(self.name, args)
         item = session.item(args.get("item"), self.name)
         if item["kind"] not in filling.KINDS[self.name]:
@@ -259,7 +266,7 @@ def _from_ledger(session: Session, step: steps.Step, item: Item, vault: str, set
         where = session.plan.items[item["expects"]["sessions"]["database"]]["host"]
     power = session.view.get(f"host:{where}", "power")
     if power is None or power.value != "off" or power.predicted:
-        return None
+        return _without_server(session, step, item, settled)
     if settled is None:
         raise Refusal(f"{item['id']}: {where} is off since {power.at}, and {step.aspect} {step.value} was never seen; resume it first")
     reading = read_witness(session.plan.items[f"host:{where}"]["expects"]["power"])
@@ -271,5 +278,20 @@ def _from_ledger(session: Session, step: steps.Step, item: Item, vault: str, set
     return {
         "changed": False,
         "msg": f"{item['id']}: {step.aspect} {step.value} since {settled.at} (ledger {settled.hash[:12]}); {where} is off, says {reading['kind']}",
+        "result": settled.result,
+    }
+
+
+def _without_server(session: Session, step: steps.Step, item: Item, settled: Seen | None) -> dict[str, Any] | None:
+    """A dump, or the end of sessions, in a database whose server is stopped since: nothing changed in it and nobody can look."""
+    database = {"session": (item["expects"].get("sessions") or {}).get("database"), "dump": item["id"]}.get(step.aspect)
+    stopped = session.view.get(str(database), "service")
+    if settled is None or stopped is None or stopped.value != "stopped" or stopped.number < settled.number or stopped.predicted:
+        return None
+    if step.aspect == "dump" and session.view.dump(session.plan, item) is None:
+        return None
+    return {
+        "changed": False,
+        "msg": f"{item['id']}: {step.aspect} {step.value} since {settled.at} (ledger {settled.hash[:12]}); the server of {database} is stopped since",
         "result": settled.result,
     }

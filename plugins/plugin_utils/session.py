@@ -157,7 +157,7 @@ class Session:
         copied: list[dict[str, Any]] = []
         if not self.check:
             if accept:
-                closing.accept(self.estate.ledger_file, self.plan, self.view, self.words)
+                closing.accept(self.estate.ledger_file, self.plan, self.view, self.words, self.run["waves"])
             record = {"kind": "run", "state": "closed", "run": self.run["run"], "unfinished": unfinished}
             ledger.append(self.estate.ledger_file, record)
             copied = self.copy_out(required=False)

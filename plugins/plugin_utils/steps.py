@@ -56,6 +56,8 @@ STEPS = (
     Step("vault_prove", None, "proof", "equal", "preserve", VAULT, per_vault=True),
     Step("vault_package", "sealed", "package", "sealed", "preserve", VAULT, per_vault=True),
     Step("vault_access", "absent", "access", "absent", "preserve", per_vault=True),
+    # Its module only documents: the action runs the survey on the host and judges it here, where the plan is.
+    Step("host_look", None, "look", "clear", "power off", CONTROL),
     Step("host_power", "off", "power", "off", "power off", CONTROL),
     Step("host_power", "on", "power", "on", "resume", CONTROL, back=True),
     Step("vault_package", "forgotten", "package", "forgotten", "wipe", VAULT, per_vault=True),

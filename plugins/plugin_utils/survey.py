@@ -34,8 +34,10 @@ def build(estate: Facts, hosts: dict[str, Facts]) -> tuple[dict[str, Any], list[
             lacks.append(f"{host}: it gave no survey (unreachable, or its survey failed)")
             continue
         items.append(_host(host, facts, survey))
-        if facts["reach"]["user"] != "root" and any(declared["kind"] in DATA_SETS for declared in facts["items"]):
-            lacks.append(f"{host}: Ansible logs in as {facts['reach']['user']}; the vaults read the staging places as root, so that must be root")
+        if facts["reach"].get("user", "root") != "root" and any(declared["kind"] in DATA_SETS for declared in facts["items"]):
+            lacks.append(
+                f"{host}: Ansible logs in as {facts['reach']['user']}; the vaults read the staging places as root, so that must be root"
+            )
         for declared in facts["items"]:
             items.append(_declared(host, facts, declared, survey, lacks))
         findings += [_finding(host, found, estate.get("classified", [])) for found in survey.get("findings", [])]
@@ -65,7 +67,7 @@ def _host(host: str, facts: Facts, survey: Facts) -> Facts:
         "wave": facts["wave"],
         "identity": identity,
         "stands_on": [],
-        "expects": {"power": facts["power"], "reach": facts["reach"]},
+        "expects": {"power": facts["power"], "reach": facts["reach"], "profiles": facts.get("profiles", {})},
     }
 
 

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -202,11 +201,10 @@ def attested(dark_media: dict[str, str]) -> list[str]:
 
 
 @pytest.fixture(scope="session")
-def authorised(attested: list[str]) -> Iterator[None]:
+def authorised(attested: list[str]) -> None:
     """Nothing is missing any more: waiver of the grace period, authorisation by the second person."""
     persons.waive_grace("*")
     persons.authorise()
-    return
 
 
 @pytest.fixture(scope="session")

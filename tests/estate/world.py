@@ -161,3 +161,17 @@ def progress(host: str, pattern: str) -> dict[str, Any]:
     """The newest progress file of a detached job on a host; empty if there is none yet."""
     text = lab.execute(host, ["sh", "-c", f"cat $(ls -t {pattern} 2>/dev/null | head -n 1) </dev/null"])
     return json.loads(text) if text.strip() else {}
+
+
+def backing_files() -> dict[str, str]:
+    return {name: loop.backing_file for name, loop in lab.media().items()}
+
+
+def zeros(file: Path) -> float:
+    """Which part of a file's 4 KiB blocks holds nothing but zeros."""
+    empty, count, total = bytes(4096), 0, 0
+    with open(file, "rb") as stream:
+        while block := stream.read(4096):
+            count += block == empty
+            total += 1
+    return count / max(total, 1)

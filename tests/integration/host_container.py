@@ -162,8 +162,5 @@ class HostContainer:
         """Names, types, modes, owners, times, links and digests below these paths: byte-identical means equal text."""
         folders = " ".join(paths)
         return self.shell(
-            f"find {folders} -printf '%p %y %m %u %g %T@ %l %i\\n' | sort;"
-            f"find {folders} -type f -exec sha256sum {{}} + | sort -k2"
+            f"find {folders} -printf '%p %y %m %u %g %T@ %l %i\\n' | sort;find {folders} -type f -exec sha256sum {{}} + | sort -k2"
         )
-
-

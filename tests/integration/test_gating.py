@@ -169,11 +169,19 @@ def test_inside_an_open_run_no_keyword_gets_past_the_gate(gate: Gate) -> None:
         {"hosts": "gatestation", "tasks": [{"block": [wipe], "rescue": [{"ansible.builtin.debug": {"msg": "RESCUED"}}]}]},
         {"hosts": "all", "strategy": "free", "ignore_errors": True, "tasks": [wipe]},
         {"hosts": "gatevault", "ignore_errors": True, "tasks": [prove]},
-        {"hosts": "gate1", "serial": 1, "max_fail_percentage": 100, "ignore_errors": True, "tasks": [archive, off, shifted, elsewhere, back, in_check]},
+        {
+            "hosts": "gate1",
+            "serial": 1,
+            "max_fail_percentage": 100,
+            "ignore_errors": True,
+            "tasks": [archive, off, shifted, elsewhere, back, in_check],
+        },
         {
             "hosts": "gatestation",
             "ignore_errors": True,
-            "module_defaults": {"sunset.crm.media_wipe": {"device": "/dev/null", "stream_key": "ab" * 32, "authorisation_sha256": "c" * 64}},
+            "module_defaults": {
+                "sunset.crm.media_wipe": {"device": "/dev/null", "stream_key": "ab" * 32, "authorisation_sha256": "c" * 64}
+            },
             "tasks": [wipe],
         },
         {"hosts": "gatestation", "ignore_errors": True, "vars": {"sunset_estate_dir": str(gate.folder / "other")}, "tasks": [wipe]},
@@ -264,7 +272,14 @@ def test_ad_hoc(gate: Gate) -> None:
 )
 def test_the_module_by_hand(gate: Gate, receipt: Result | None, words: str) -> None:
     """Not the action: the module's own file, as somebody on the host would start it."""
-    args = {"_ansible_module_name": "sunset.crm.scheduler_state", "item": APP, "state": "frozen", "units": [], "cron_files": [str(gate.cron)], **({"receipt": receipt} if receipt else {})}
+    args = {
+        "_ansible_module_name": "sunset.crm.scheduler_state",
+        "item": APP,
+        "state": "frozen",
+        "units": [],
+        "cron_files": [str(gate.cron)],
+        **({"receipt": receipt} if receipt else {}),
+    }
     code = (
         "import json, sys\n"
         "from ansible.module_utils import basic\n"

@@ -147,7 +147,13 @@ def test_the_commands_of_the_certificate_confirm_it(medium: Medium, wipe: Any, t
     made = certificate.build_certificate(
         item={"id": "medium:pgdata", "host": "db1", "wave": "main", "identity": medium.identity(), "wipe": {"host": "station1"}},
         plan={"estate": "lab", "sha256": "b" * 64, "approved_by": "anna"},
-        authorisation={"sha256": "a" * 64, "signer": "berta", "name": "wipe.json", "expires": "2030-01-01T00:00:00Z", "method": "overwrite"},
+        authorisation={
+            "sha256": "a" * 64,
+            "signer": "berta",
+            "name": "wipe.json",
+            "expires": "2030-01-01T00:00:00Z",
+            "method": "overwrite",
+        },
         data_sets=[
             {
                 "item": "database:creme",

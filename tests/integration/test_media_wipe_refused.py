@@ -52,7 +52,9 @@ def mounted_elsewhere(medium: Medium, tmp_path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def opened(medium: Medium, tmp_path: Path) -> Iterator[None]:
-    process = subprocess.Popen(["sh", "-c", 'exec 3<"$1"; echo ready; exec sleep 60', "sh", medium.device], stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        ["sh", "-c", 'exec 3<"$1"; echo ready; exec sleep 60', "sh", medium.device], stdout=subprocess.PIPE, text=True
+    )
     assert process.stdout is not None and process.stdout.readline().strip() == "ready"
     try:
         yield
@@ -127,7 +129,9 @@ def test_a_device_in_use_is_refused(medium: Medium, wipe: Any, tmp_path: Path, h
         ({"inode": None, "serial": None}, "identity is weak"),
     ],
 )
-def test_another_device_than_the_plan_names_is_refused(medium: Medium, wipe: Any, tmp_path: Path, change: dict[str, Any], word: str) -> None:
+def test_another_device_than_the_plan_names_is_refused(
+    medium: Medium, wipe: Any, tmp_path: Path, change: dict[str, Any], word: str
+) -> None:
     before, identity = medium.content(), {**medium.identity(), **change}
     answer = wipe(identity=identity)
     assert answer["failed"] and word in answer["msg"]

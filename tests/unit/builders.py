@@ -159,9 +159,7 @@ class Book:
             "back": step.back, "irreversible": step.irreversible,
         }  # fmt: skip
 
-    def step(
-        self, item_id: str, module: str, state: str | None = None, vault: str = "", status: str | None = "done", **more: Any
-    ) -> None:
+    def step(self, item_id: str, module: str, state: str | None = None, vault: str = "", status: str | None = "done", **more: Any) -> None:
         """One step; status None: interrupted. more: result, about, former, at."""
         step = steps.find(module, {"state": state})
         head = self.head(item_id, step, vault)
@@ -227,6 +225,8 @@ def shut(book: Book, wave: str) -> None:
         for vault in VAULTS:
             book.step(keeper["id"], "vault_package", "sealed", vault, result={"identity_digest": f"{keeper['id']}@{vault}"})
             book.step(keeper["id"], "vault_access", "absent", vault)
+    for machine in at.of("host", wave=wave):
+        book.step(machine["id"], "host_look", result={"new": []})
     for base in at.of("database", wave=wave):
         book.step(base["id"], "service_state", "stopped", former={"services": {}})
     tiers = runs.power_order(at)

@@ -28,7 +28,17 @@ ROLES = sorted(path for path in (TOP / "roles").iterdir() if path.is_dir())
 # What neither changes a machine of the estate nor waits for a person.
 READ_ONLY = {
     f"ansible.builtin.{name}"
-    for name in ("include_tasks", "include_role", "import_role", "import_playbook", "import_tasks", "debug", "assert", "add_host", "set_fact")
+    for name in (
+        "include_tasks",
+        "include_role",
+        "import_role",
+        "import_playbook",
+        "import_tasks",
+        "debug",
+        "assert",
+        "add_host",
+        "set_fact",
+    )
 }
 # Modules of ours that only read, or only write the estate's own folder on the control node.
 UNRECORDED = {"host_survey", "guest_survey", "plan_build", "report", "run_open", "run_close", "run_gate", "run_joined"}
@@ -126,7 +136,11 @@ def tasks_of(path: Path) -> Iterator[dict[str, Any]]:
     yield from walk(yaml.safe_load(path.read_text(encoding="utf-8")))
 
 
-TASK_FILES = [*sorted((TOP / "roles").glob("*/tasks/*.yml")), *sorted((TOP / "roles").glob("*/handlers/*.yml")), *sorted((TOP / "playbooks").rglob("*.yml"))]
+TASK_FILES = [
+    *sorted((TOP / "roles").glob("*/tasks/*.yml")),
+    *sorted((TOP / "roles").glob("*/handlers/*.yml")),
+    *sorted((TOP / "playbooks").rglob("*.yml")),
+]
 
 
 @pytest.mark.parametrize("path", TASK_FILES, ids=lambda path: str(path.relative_to(TOP)))
@@ -199,7 +213,11 @@ def old_python() -> str | None:
     return None
 
 
-TRAVELLING = [*UTILS, *(path for path in MODULES if path.stem not in UNRECORDED - {"host_survey"}), *sorted((TOP / "roles").glob("*/files/*.py"))]
+TRAVELLING = [
+    *UTILS,
+    *(path for path in MODULES if path.stem not in UNRECORDED - {"host_survey"}),
+    *sorted((TOP / "roles").glob("*/files/*.py")),
+]
 
 
 def test_code_that_travels_compiles_under_python_3_6(tmp_path: Path) -> None:
@@ -230,7 +248,9 @@ def test_code_that_travels_imports_the_standard_library_and_itself_only(path: Pa
             assert node.level == 0
             names = [node.module or ""]
         for name in names:
-            mine = name.startswith((own, "ansible.module_utils")) or (name.startswith("_") and (PLUGINS / "module_utils" / f"{name}.py").exists())
+            mine = name.startswith((own, "ansible.module_utils")) or (
+                name.startswith("_") and (PLUGINS / "module_utils" / f"{name}.py").exists()
+            )
             assert mine or name.split(".")[0] in sys.stdlib_module_names, f"{path.name} imports {name}"
 
 

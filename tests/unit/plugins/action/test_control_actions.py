@@ -100,7 +100,7 @@ def test_the_keys_of_people_are_pinned_for_the_whole_estate(estate: Estate, keys
     signers = "alice " + " ".join(keys["operator"].with_suffix(".pub").read_text().split()[:2]) + "\n"
     estate.plan_file.write_bytes(plan_bytes(plan_data(allowed_signers=signers)))
     sign(estate.plan_file, keys["operator"], signatures.APPROVAL)
-    with pytest.raises(Refusal, match="are not those that the ledger began with"):
+    with pytest.raises(Refusal, match="allowed signers changed since the ledger began"):
         opened(estate)
 
 
@@ -122,7 +122,9 @@ def test_check_mode_opens_without_a_record(estate: Estate) -> None:
 
 def test_a_vault_that_does_not_take_the_ledger_keeps_the_run_closed(estate: Estate, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(copies, "command", lambda receiver: ["false"])
-    hostvars: dict[str, Result] = {name: {} for name in EVERYONE} | {"vault1": {"sunset_ledger_receiver": {"user": "ledger", "key": "/k", "known_hosts": "/h"}}}
+    hostvars: dict[str, Result] = {name: {} for name in EVERYONE} | {
+        "vault1": {"sunset_ledger_receiver": {"user": "ledger", "key": "/k", "known_hosts": "/h"}}
+    }
     with pytest.raises(Refusal, match="vault1"):
         opened(estate, hostvars=hostvars)
     assert not estate.run_file.exists()

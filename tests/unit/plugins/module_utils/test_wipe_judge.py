@@ -198,7 +198,9 @@ def test_outcome(first, second, written, read, differences, errors, word):
     assert word != "sanitised" or not exceptions
 
 
-@pytest.mark.parametrize("kind,called", [("loop", "logical sanitisation"), ("virtio", "logical sanitisation"), (None, "logical sanitisation")])
+@pytest.mark.parametrize(
+    "kind,called", [("loop", "logical sanitisation"), ("virtio", "logical sanitisation"), (None, "logical sanitisation")]
+)
 def test_virtual_media_never_get_a_class_of_media(kind, called):
     facts = _wipe_judge.classes(kind)
     assert facts["called"] == called

@@ -78,7 +78,13 @@ def test_one_flipped_bit_is_found(medium):
 
 @pytest.mark.parametrize(
     "left_out,parts",
-    [([], [(0, 16384)]), ([0], [(4096, 16384)]), ([12288], [(0, 12288)]), ([4096, 8192], [(0, 4096), (12288, 16384)]), ([0, 4096, 8192, 12288], [])],
+    [
+        ([], [(0, 16384)]),
+        ([0], [(4096, 16384)]),
+        ([12288], [(0, 12288)]),
+        ([4096, 8192], [(0, 4096), (12288, 16384)]),
+        ([0, 4096, 8192, 12288], []),
+    ],
 )
 def test_segments(left_out, parts):
     assert _wipe_pass.segments(1 << 20, 16384, {(1 << 20) + place for place in left_out}) == parts

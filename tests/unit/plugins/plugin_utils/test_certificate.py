@@ -27,7 +27,13 @@ def facts() -> dict[str, Any]:
         {
             "item": {"id": "medium:pgdata", "host": "db1", "wave": "main", "identity": IDENTITY, "wipe": {"host": "station1"}},
             "plan": {"estate": "lab", "sha256": "b" * 64, "approved_by": "anna"},
-            "authorisation": {"sha256": "a" * 64, "signer": "berta", "name": "w.json", "expires": "2030-01-01T00:00:00Z", "method": "overwrite"},
+            "authorisation": {
+                "sha256": "a" * 64,
+                "signer": "berta",
+                "name": "w.json",
+                "expires": "2030-01-01T00:00:00Z",
+                "method": "overwrite",
+            },
             "data_sets": [
                 {
                     "item": "database:creme",
@@ -187,4 +193,4 @@ def test_commands_quote_the_device_and_name_every_check() -> None:
     commands = certificate.auditor_commands(made, "/dev/disk/by id")
     assert all("'/dev/disk/by id'" in entry["command"] for entry in commands[1:])
     assert [entry["expect"] for entry in commands[1:3]] == [str(1 << 30), "S1"]
-    assert any("S=262143;" in entry["command"] for entry in commands)
+    assert any("S=262143 N=1;" in entry["command"] for entry in commands)

@@ -25,7 +25,9 @@ def test_a_complete_shutdown_owes_nothing_and_an_empty_one_everything() -> None:
     assert open_items(Book(PLAN), waves=("pilot",)) == {"host:old1", "application:old", "database:old"}
 
 
-@pytest.mark.parametrize("key", [key for key in WHOLE.pieces() if key[0].split(":")[0] in ("application", "host", "container", "database", "filestore")])
+@pytest.mark.parametrize(
+    "key", [key for key in WHOLE.pieces() if key[0].split(":")[0] in ("application", "host", "container", "database", "filestore")]
+)
 def test_each_missing_piece_leaves_its_item_open(key: tuple[str, str]) -> None:
     """What only prepares (a package, an access, a database's service) is asked for by the gate of the power-off."""
     item, aspect = key

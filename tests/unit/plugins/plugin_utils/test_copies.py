@@ -83,7 +83,7 @@ def test_a_second_control_node_with_an_older_copy_of_the_folder_is_found_out(est
 
 @pytest.mark.parametrize(
     "script",
-    ["exit 255", "echo rubbish", "echo '[1]'", "echo '{}'", "echo '{\"ok\": true}'", "echo '{\"ok\": true, \"lines\": \"3\"}'", "true"],
+    ["exit 255", "echo rubbish", "echo '[1]'", "echo '{}'", "echo '{\"ok\": true}'", 'echo \'{"ok": true, "lines": "3"}\'', "true"],
 )
 def test_a_vault_that_does_not_answer_well_is_a_failed_row_or_a_refusal(
     estate: Estate, monkeypatch: pytest.MonkeyPatch, script: str

@@ -127,6 +127,11 @@ def test_every_option_is_the_tasks_or_the_plans(module: str) -> None:
     # Given by the action itself, from the statements and the estate's secrets.
     known |= {"stream_key", "authorisation_sha256", "identity_waiver", "attestation_sha256"}
     # Stay at their defaults unless the plan's declaration says otherwise; a task cannot set them.
-    fixed = {"vault_package": {"live_dir"}, "vault_pull": {"live_dir"}, "vault_prove": {"live_dir", "scratch"}, "host_power": {"silence_seconds"}}
+    fixed = {
+        "vault_package": {"live_dir"},
+        "vault_pull": {"live_dir"},
+        "vault_prove": {"live_dir", "scratch"},
+        "host_power": {"silence_seconds"},
+    }
     assert options - known - fixed.get(module, set()) == set()
     assert not set(filling.options(step, PLAN.items[kinds[filling.KINDS[module][0]]], PLAN, BOOK.view(), "vault1")) - options

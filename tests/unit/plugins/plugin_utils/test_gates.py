@@ -45,7 +45,9 @@ def sides(app: str) -> set[Key]:
 
 def proof(*data_sets: str) -> set[Key]:
     """The dump, its copy and its proof on both vaults (two are asked for where there are two)."""
-    return {(name, aspect) for name in data_sets for aspect in ("dump", *(f"{what}@{vault}" for what in ("copy", "proof") for vault in VAULTS))}
+    return {
+        (name, aspect) for name in data_sets for aspect in ("dump", *(f"{what}@{vault}" for what in ("copy", "proof") for vault in VAULTS))
+    }
 
 
 def packages(host: str) -> set[Key]:
@@ -83,11 +85,18 @@ ROWS = [
     row(DB, "vault_pull", None, {(DB, "dump"), ("host:db1", "package@vault1")}, "vault1"),
     row(DB, "vault_prove", None, {(DB, "dump"), (DB, "copy@vault1")}, "vault1"),
     row("host:db1", "vault_package", "sealed", {(DB, "dump"), (DB, "copy@vault1"), (DB, "proof@vault1")}, "vault1"),
-    row("host:dock1", "vault_package", "sealed", {(n, a) for n in (SHOP, SHOP_DATA) for a in ("dump", "copy@vault2", "proof@vault2")}, "vault2"),
+    row(
+        "host:dock1",
+        "vault_package",
+        "sealed",
+        {(n, a) for n in (SHOP, SHOP_DATA) for a in ("dump", "copy@vault2", "proof@vault2")},
+        "vault2",
+    ),
     row("host:db1", "vault_access", "absent", set(), "vault1"),
-    row("host:app1", "host_power", "off", sides(APP) | proof(UPLOADS) | packages("app1")),
-    row("host:db1", "host_power", "off", proof(DB) | packages("db1") | {(DB, "service"), ("host:app1", "power")}),
-    row("host:dock1", "host_power", "off", {(SHOP, "guest")} | proof(SHOP, SHOP_DATA) | packages("dock1")),
+    row("host:db1", "host_look", None, set()),
+    row("host:app1", "host_power", "off", sides(APP) | proof(UPLOADS) | packages("app1") | {("host:app1", "look")}),
+    row("host:db1", "host_power", "off", proof(DB) | packages("db1") | {(DB, "service"), ("host:app1", "power"), ("host:db1", "look")}),
+    row("host:dock1", "host_power", "off", {(SHOP, "guest")} | proof(SHOP, SHOP_DATA) | packages("dock1") | {("host:dock1", "look")}),
 ]
 ALL_ACCEPTED = {("pilot", "accepted"), ("main", "accepted")}
 WIPES = [
@@ -310,7 +319,7 @@ def random_step(dice: random.Random, book: Book) -> None:
     kinds: dict[str, tuple[str, ...]] = {
         "scheduler_state": ("application",), "web_closed": ("application",), "session_end": ("application",),
         "service_state": ("application", "database"), "docker_guests": ("container",), "database_dump": ("database",),
-        "filestore_archive": ("filestore",), "host_power": ("host",), "vault_package": ("host",), "vault_access": ("host",),
+        "filestore_archive": ("filestore",), "host_look": ("host",), "host_power": ("host",), "vault_package": ("host",), "vault_access": ("host",),
         "vault_pull": ("database", "filestore", "container"), "vault_prove": ("database", "filestore", "container"),
         "media_wipe": ("medium",),
     }  # fmt: skip

@@ -191,9 +191,7 @@ while True:
 @pytest.mark.parametrize("which", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
 def test_a_signal_leaves_whole_lines(book: Path, which: signal.Signals) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    child = subprocess.Popen(
-        [sys.executable, "-c", WRITER, str(book)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment
-    )
+    child = subprocess.Popen([sys.executable, "-c", WRITER, str(book)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment)
     assert child.stdout is not None
     child.stdout.readline()
     time.sleep(0.15)

@@ -31,7 +31,13 @@ def current(data: dict[str, Any]) -> Plan:
 
 
 def authorisation(**changes: Any) -> dict[str, Any]:
-    return {"kind": "authorisation", "estate": "acme", "media": [{"item": "medium:pgdata", "serial": "s"}], "expires": "2030-01-01", **changes}
+    return {
+        "kind": "authorisation",
+        "estate": "acme",
+        "media": [{"item": "medium:pgdata", "serial": "s"}],
+        "expires": "2030-01-01",
+        **changes,
+    }
 
 
 def judged(folder: Path, current: Plan) -> tuple[list[str], str]:

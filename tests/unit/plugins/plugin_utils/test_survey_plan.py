@@ -69,7 +69,9 @@ def test_a_host_that_gave_no_survey_is_named(silent: Any) -> None:
     assert "db1: it gave no survey" in built(db1={**base(), "survey": silent})[1][0]
 
 
-@pytest.mark.parametrize(("found", "words"), [("no", "is not there"), ("unknown", "could not be examined"), (None, "could not be examined")])
+@pytest.mark.parametrize(
+    ("found", "words"), [("no", "is not there"), ("unknown", "could not be examined"), (None, "could not be examined")]
+)
 def test_an_item_that_was_not_seen_is_named(found: str | None, words: str) -> None:
     host = base()
     if found is None:

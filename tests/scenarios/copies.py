@@ -1,0 +1,187 @@
+# Copyright: sunset.crm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The data sets: preserve and vault. What they leave is opened with the tools that any custodian has."""
+
+from __future__ import annotations
+
+import base64
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from tests.lab.shell import run
+
+from . import world
+from .applications import nowhere
+from .base import Declaration, Moment, Scenario, facts
+
+ROW = "Zoë Müster, 田中 {n}"
+ROWS = {"calm": 50, "torn": 20000, "kept": 5}
+
+
+def table(part: str) -> str:
+    return (
+        "CREATE TABLE people AS SELECT n, 'Zoë Müster, 田中 ' || n AS name, sqrt(n)::real AS share, md5(n::text) || md5((-n)::text) AS noise"
+        f" FROM generate_series(1, {ROWS[part]}) AS n"
+    )
+
+
+def database(name: str, port: int, staging: str, **more: Any) -> Declaration:
+    real = name.replace("-", "_")
+    declared = {"kind": "database", "name": name, "engine": "postgresql", "database": real, "port": port, "staging": staging}
+    return {**declared, "identity": {"database": real}, **more}
+
+
+def filestore(name: str) -> Declaration:
+    path = f"/srv/{name}/files"
+    return {"kind": "filestore", "name": name, "path": path, "staging": f"/srv/{name}/.staging", "identity": {"path": path}}
+
+
+def lay_files(host: str, name: str) -> None:
+    world.shell(host, f"rm -rf /srv/{name}")
+    texts = {f"/srv/{name}/files/folder {n}/Übersicht-{n}.txt": f"{ROW.format(n=n)}\n" * 200 for n in range(20)}
+    world.write_files(host, texts)
+
+
+def lay_database(name: str, part: str, port: int) -> None:
+    real = name.replace("-", "_")
+    world.psql("postgres", f"DROP DATABASE IF EXISTS {real} WITH (FORCE)", port)
+    world.psql("postgres", f"CREATE DATABASE {real}", port)
+    world.psql(real, table(part), port)
+
+
+def forget_vault(estate: str) -> None:
+    world.shell("vault1", f"rm -rf /srv/vault/{estate} /dev/shm/sunset-vault*")
+
+
+def access(host: str) -> int:
+    """How many forced-command keys are in root's authorized_keys."""
+    return int(world.shell(host, "grep -c '^restrict,command=' /root/.ssh/authorized_keys || true").strip())
+
+
+def drop_access(host: str) -> None:
+    world.shell(host, "sed -i '/^restrict,command=/d' /root/.ssh/authorized_keys")
+
+
+class Preserve(Scenario):
+    name = "preserve"
+    moment = Moment(1.2, "database:preserve-torn", "dump", extra=("-e", "preserve_rate=600000"))
+
+    def lay(self) -> None:
+        drop_access("data1")
+        forget_vault(self.estate_name)
+        for part in world.PARTS:
+            lay_database(f"preserve-{part}", part, 5432)
+            lay_files("data1", f"preserve-{part}")
+
+    def declared(self) -> dict[str, list[Declaration]]:
+        items: list[Declaration] = [nowhere()]
+        for part in world.PARTS:
+            name = f"preserve-{part}"
+            items += [database(name, 5432, f"/srv/{name}/.staging"), filestore(name)]
+        # Something that writes stands on the kept data sets, and nobody has stopped it.
+        uses = ["database:preserve-kept", "filestore:preserve-kept"]
+        services = [{"unit": "preserve-kept-web.service", "ports": []}]
+        return {"data1": items, "app1": [{"kind": "application", "name": "preserve-kept", "uses": uses, "services": services}]}
+
+    def look(self) -> dict[str, Any]:
+        seen: dict[str, Any] = {"access": access("data1")}
+        for part in world.PARTS:
+            name, staging = f"preserve-{part}", f"/srv/preserve-{part}/.staging"
+            recorded = [one for kind in ("database", "filestore") for one in self.result(f"{kind}:{name}", "dump").get("artefacts", [])]
+            there = facts("data1", files=[f"{staging}/**"])["files"]
+            paths = {one["role"] + "@" + one["name"]: one["path"] for one in recorded}
+            seen[part] = {
+                "rows": int(world.psql(name.replace("-", "_"), "SELECT count(*) FROM people")),
+                "staged": there,
+                "altered": [one["path"] for one in recorded if there.get(one["path"]) != one["sha256"]],
+                "modes": world.shell("data1", f"[ ! -d {staging} ] || find {staging} -perm /077").split(),
+                "roles": sorted(one["role"] for one in recorded),
+                **self._opened(paths),
+            }
+        return seen
+
+    def _opened(self, paths: dict[str, str]) -> dict[str, Any]:
+        """The dump's rows and the archive's files, by pg_restore and tar."""
+        dump = next((path for key, path in paths.items() if path.endswith(".pgcustom.zst")), "")
+        archive = next((path for key, path in paths.items() if path.endswith(".tar.zst")), "")
+        return {
+            "dumped": int(world.shell("data1", f"zstd -qdc {dump} | pg_restore -a -t people -f - | grep -c 'Zoë Müster, 田中'"))
+            if dump
+            else 0,
+            "archived": int(world.shell("data1", f"zstd -qdc {archive} | tar -tf - | grep -c txt")) if archive else 0,
+        }
+
+
+class Vault(Scenario):
+    """calm: a database and a file store of data1; torn: a file store of app1; kept: one of dock1 that nobody has copied."""
+
+    name = "vault"
+    hosts = {"calm": "data1", "torn": "app1", "kept": "dock1"}
+    moment = Moment(0.8, "filestore:vault-torn", "proof@vault1")
+
+    def lay(self) -> None:
+        forget_vault(self.estate_name)
+        world.shell("data1", "systemctl unmask postgresql@15-second.service >/dev/null 2>&1 || true\n" + RELEASE)
+        lay_database("vault-calm", "calm", 5433)
+        for part, host in self.hosts.items():
+            drop_access(host)
+            lay_files(host, f"vault-{part}")
+
+    def declared(self) -> dict[str, list[Declaration]]:
+        second = database("vault-calm", 5433, "/srv/vault-calm/.staging", unit="postgresql@15-second.service")
+        found: dict[str, list[Declaration]] = {host: [filestore(f"vault-{part}")] for part, host in self.hosts.items()}
+        found["data1"] += [second, nowhere()]
+        return found
+
+    def look(self) -> dict[str, Any]:
+        return {part: self._package(part, host) for part, host in self.hosts.items()} | {
+            "server": facts("data1", units=["postgresql@15-second.service"], ports=[5433]),
+            "live": world.shell(
+                "vault1", f"find /dev/shm /run/user -path '*{self.estate_name}*' -name '*.identity' 2>/dev/null || true"
+            ).split(),
+        }
+
+    def _package(self, part: str, host: str) -> dict[str, Any]:
+        bag = f"/srv/vault/{self.estate_name}/{host}"
+        sealed = world.shell("vault1", f"[ -e {bag}/tagmanifest-sha256.txt ] && echo yes || echo no").strip() == "yes"
+        seen: dict[str, Any] = {"sealed": sealed, "access": access(host)}
+        if not sealed:
+            return seen
+        check = f"cd {bag} && sha256sum -c --quiet --strict tagmanifest-sha256.txt && sha256sum -c --quiet --strict manifest-sha256.txt && echo good"
+        seen["manifests"] = world.shell("vault1", check).strip()
+        plain = f"grep -rlaE 'Zoë|Müster' /srv/vault/{self.estate_name} /tmp /dev/shm || true"
+        seen["plain_on_vault"] = world.shell("vault1", plain).split()
+        seen["opened"] = self._open(bag, host)
+        return seen
+
+    def _open(self, bag: str, host: str) -> dict[str, Any]:
+        """As the custodian does it at the own desk: the own key opens the package's, and that opens the files."""
+        with TemporaryDirectory(prefix="molecule-", dir="/dev/shm") as name:
+            desk = Path(name)
+            wrapped = f"/srv/vault/{self.estate_name}/keys/{host}.bob.age"
+            (desk / "wrapped").write_bytes(fetch(wrapped))
+            run(["age", "-d", "-i", str(world.age_identity()[0]), "-o", str(desk / "identity"), str(desk / "wrapped")])
+            found: dict[str, Any] = {}
+            for path in world.shell("vault1", f"find {bag}/data -name '*.age'").split():
+                (desk / "file").write_bytes(fetch(path))
+                plain = run(["age", "-d", "-i", str(desk / "identity"), str(desk / "file")]).stdout
+                if path.endswith(".tar.zst.age"):
+                    found["files"] = run(["tar", "--zstd", "-tf", "-"], stdin=plain).stdout.decode().count(".txt")
+                if path.endswith(".pgcustom.zst.age"):
+                    raw = run(["zstd", "-qdc"], stdin=plain).stdout
+                    text = world.execute("data1", ["pg_restore", "-a", "-t", "people", "-f", "-"], stdin=raw)
+                    found["rows"] = text.count("Zoë Müster, 田中")
+            return found
+
+
+RELEASE = """
+rm -rf /etc/systemd/system/postgresql@15-second.service* /run/systemd/system/postgresql@15-second.service*
+systemctl daemon-reload
+systemctl start postgresql@15-second.service
+"""
+
+
+def fetch(path: str) -> bytes:
+    return base64.b64decode(world.execute("vault1", ["base64", path]))
