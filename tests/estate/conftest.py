@@ -134,18 +134,15 @@ def resumed_after_freeze(main_killed_in_freeze: Killed) -> Done:
 
 @pytest.fixture(scope="session")
 def main_without_app1(resumed_after_freeze: Done) -> Done:
-    """app1 is lost when everything on it is preserved, before anything is powered off."""
+    """app1 is lost when everything on it is preserved and all has been seen, just before the first host is powered off."""
     action = Play("shutdown", *MAIN)
     before = len(LEDGER.entries())
-    action.until("app1 to be preserved", lambda: [e for e in accesses_ended("host:app1") if e["n"] >= before])
+    looked = LEDGER.has("outcome", item="host:app1", aspect="look", status="done")
+    action.until("app1 to be looked at for the last time", lambda: [e for e in looked() if e["n"] >= before])
     with world.unreachable("app1"):
         done = action.wait()
         on = world.powered()
     return Done(done.rc, done.seconds, f"{done.text}\nstill on: {' '.join(sorted(name for name in on if on[name]))}")
-
-
-def accesses_ended(item: str) -> list[dict[str, Any]]:
-    return LEDGER.find("outcome", item=item, aspect="access@vault1", value="absent", status="done")
 
 
 @pytest.fixture(scope="session")

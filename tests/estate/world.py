@@ -16,7 +16,7 @@ from typing import Any
 from tests import lab
 from tests.lab import engine, stack
 from tests.lab.layout import HOSTS
-from tests.lab.shell import wait_for
+from tests.lab.shell import out, wait_for
 
 UNITS = {
     "app1": ["creme-jobs", "creme-web", "redis-server", "nginx", "cron", "ssh", "legacy-report"],
@@ -83,7 +83,7 @@ def snapshot() -> dict[str, Any]:
         found[f"{host} files"] = lab.execute(host, ["sh", "-c", FILES]).splitlines()
     for host in SESSIONS:
         found[f"{host} sessions"] = sessions(host)
-    found["images"] = sorted(engine.out(["docker", "images", "-q", "--no-trunc"]).split())
+    found["images"] = sorted(out(["docker", "images", "-q", "--no-trunc"]).split())
     return found
 
 

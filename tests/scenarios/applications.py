@@ -174,7 +174,7 @@ class Stop(Application):
 
 class Resume(Application):
     name = "resume"
-    moment = Moment(0.3, "application:resume-torn", "service")
+    moment = Moment(0.15, "application:resume-torn", "service")
 
     def declared(self) -> dict[str, list[Declaration]]:
         return {

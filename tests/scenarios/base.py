@@ -104,7 +104,7 @@ class Scenario(ABC):
         statement("alice", "approve", path, self.estate_name)
 
     def _host(self, name: str, items: list[Declaration], where: dict[str, str]) -> dict[str, Any]:
-        host = world.HOSTS.get(name)
+        host = world.HOSTS[name]
         expected = {
             f"{item['kind']}:{item['name']}": {
                 "found": "yes",
@@ -115,15 +115,15 @@ class Scenario(ABC):
         }
         return {
             "wave": "only",
-            "power": {"kind": "docker", "container": host.container if host else f"{world.NAME}-{name}"},
+            "power": {"kind": "docker", "container": host.container},
             "reach": {
                 "address": where.get(name, name),
                 "port": 22,
-                "user": host.user if host else "root",
+                "user": host.user,
                 "host_key": world.public("host"),
             },
             "items": items,
-            "survey": {"machine_id": world.machine_id(name) if host else name, "hostname": name, "expected": expected, "findings": []},
+            "survey": {"machine_id": world.machine_id(name), "hostname": name, "expected": expected, "findings": []},
         }
 
     # --- the ledger ---

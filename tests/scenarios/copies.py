@@ -119,7 +119,7 @@ class Vault(Scenario):
 
     name = "vault"
     hosts = {"calm": "data1", "torn": "app1", "kept": "dock1"}
-    moment = Moment(0.8, "filestore:vault-torn", "proof@vault1")
+    moment = Moment(0.1, "filestore:vault-torn", "proof@vault1")
 
     def lay(self) -> None:
         forget_vault(self.estate_name)

@@ -29,8 +29,7 @@ class PowerOff(Scenario):
 
     def lay(self) -> None:
         for host in self.hosts.values():
-            if not engine.running(world.HOSTS[host].container):
-                world.start(host)
+            world.ensure_on(host)
 
     def declared(self) -> dict[str, list[Declaration]]:
         return {"idle1": [], "idle2": [], "data1": [database("power_off-kept", 5432, "/srv/s"), nowhere()]}
@@ -55,6 +54,7 @@ class Wipe(Scenario):
     moment = Moment(1.5, "medium:wipe-torn", "wipe", extra=("-e", f"wipe_rate={5 * world.MIB}"))
 
     def lay(self) -> None:
+        world.ensure_on("gone1")
         world.shell("station1", "rm -rf /var/lib/sunset-crm")
         for part in world.PARTS:
             world.fill_medium(part, MARKER)

@@ -56,6 +56,7 @@ HOSTS = {
         Host("app1", setup="systemctl --quiet enable --now nginx.service cron.service\n"),
         Host("data1", setup=SETUP_DATA),
         Host("dock1", extra=("-v", "/var/run/docker.sock:/var/run/docker.sock")),
+        Host("gone1", media=PARTS),
         Host("idle1"),
         Host("idle2"),
         Host("seen1", media=("papers",), mounts=True, setup="systemctl --quiet enable --now cron.service\n"),
@@ -64,7 +65,6 @@ HOSTS = {
     )
 }
 MEDIA_MIB = {"calm": 16, "torn": 16, "kept": 4, "papers": 16}
-GONE = f"{NAME}-gone1"  # a host that was off before anybody looked; only its disks are still there
 
 
 # --- commands in hosts ---
@@ -211,6 +211,11 @@ def start(name: str) -> None:
     wait_for(f"{name} to have booted", lambda: engine.answers(host.container, argv))
 
 
+def ensure_on(name: str) -> None:
+    if not engine.running(HOSTS[name].container):
+        start(name)
+
+
 def _up(host: Host, host_image: str) -> None:
     _create(host, host_image)
     start(host.name)
@@ -221,14 +226,14 @@ def create() -> None:
     """All of it, always anew: what an interrupted run left is removed first."""
     run([str(lab.TOP / "scripts/dockerd-up")])
     destroy()
-    host_image, mini = image.ensure_host_image(), image.ensure_mini_image()
+    host_image = image.ensure_host_image()
+    image.ensure_mini_image()
     STATE.mkdir(mode=0o700, parents=True)
     run(["docker", "network", "create", "--label", LABEL, NAME])
     for name in (*PEOPLE, "control", "host"):
         ssh_key(name)
     age_identity()
     together(lambda host: _up(host, host_image), HOSTS.values())
-    run(["docker", "create", "--name", GONE, "--label", LABEL, "--label", f"{lab.NAME}=no", "--network", "none", mini, "true"])
     READY.touch()
 
 
