@@ -65,6 +65,7 @@ def preserve(rec, staging, spec, is_fresh, data_bytes):
     staging.prepare()
     rec.note(act="attached to the running job" if before["job"] == "running" else "started the job", job=staging.job.name)
     staging.job.start(_staging.sources(_dump_job.TRAVELS + (_dump_job,)), "_dump_job.py", spec)
+    rec.let_others_attach()
     record = finished_record(rec, staging)
     damage = staging.damage(record)
     rec.after({"job": "done", "finished": record["dump_id"], "damage": damage})

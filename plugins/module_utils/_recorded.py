@@ -24,6 +24,8 @@ from ansible.module_utils.basic import AnsibleModule
 from ansible_collections.sunset.crm.plugins.module_utils._canonical import canonical, digest
 
 STDERR_TAIL = 2000
+# A module outlives its controller by seconds: the command that is typed again after a kill waits for it instead of failing.
+LOCK_PATIENCE = 30
 LOCK_DIRECTORIES = ("/run/lock", "/var/lock", "/dev/shm", "/tmp")
 
 
@@ -105,6 +107,22 @@ def run_command(argv, stdin="", timeout=60, env=None):
     return Result(argv, rc, out.decode("utf-8", "replace"), err.decode("utf-8", "replace"), time.time() - start)
 
 
+def taken_within(fd, seconds):
+    # type: (int, float) -> bool
+    """Take an exclusive lock on an open file, waiting that long for its holder to end."""
+    deadline = time.time() + seconds
+    while True:
+        try:
+            fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            return True
+        except OSError as exc:
+            if exc.errno not in (errno.EACCES, errno.EAGAIN):
+                raise
+        if time.time() >= deadline:
+            return False
+        time.sleep(0.2)
+
+
 class Recorded(object):
     """One call of a state-changing module.
 
@@ -147,18 +165,21 @@ class Recorded(object):
                 fd = os.open(os.path.join(directory, name), os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
             except OSError:
                 continue
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError as exc:
-                if exc.errno not in (errno.EACCES, errno.EAGAIN):
-                    raise
+            if not taken_within(fd, LOCK_PATIENCE):
                 self.fail(
-                    "another %s is at work on %s on this machine (lock %s/%s); wait for it to end, then run the same "
-                    "command again" % (self.name, self.item, directory, name)
+                    "another %s is at work on %s on this machine (lock %s/%s), for %d s at least; wait for it to end, then run "
+                    "the same command again" % (self.name, self.item, directory, name, LOCK_PATIENCE)
                 )
             return fd
         self.fail("no directory of %s can hold the lock file %s" % (", ".join(LOCK_DIRECTORIES), name))
         raise AssertionError("fail() does not return")
+
+    def let_others_attach(self):
+        # type: () -> None
+        """Give back the object lock once a job holds its own: after a cut connection, or a controller that was killed, the
+        next run can attach to the job although this process still sits here waiting for it."""
+        if self._lock is not None:
+            fcntl.flock(self._lock, fcntl.LOCK_UN)
 
     def before(self, value):
         # type: (Dict[str, Any]) -> None

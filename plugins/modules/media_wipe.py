@@ -218,7 +218,6 @@ result:
       sample: {libcrypto: OpenSSL 3.0.19}
 """
 
-import fcntl
 import hashlib
 import inspect
 import os
@@ -320,14 +319,6 @@ def trim(result):
     return dict(kept, state="done")
 
 
-def let_others_attach(rec):
-    """The job holds its own lock. Give back ours, so that after a cut connection the next run can attach to the job
-    although this process may still sit here waiting for it."""
-    descriptor = getattr(rec, "_lock", None)
-    if descriptor is not None:
-        fcntl.flock(descriptor, fcntl.LOCK_UN)
-
-
 def finish(rec, job, status, params, key):
     """Judge the end of a job from its evidence and from a fresh look."""
     result = status["result"]
@@ -404,7 +395,7 @@ def main():
     if decision == "start":
         start(job, params)
     rec.note(act=decision, job=job.name, device=params["device"])
-    let_others_attach(rec)
+    rec.let_others_attach()
     finish(rec, job, job.wait(params["wait"]), params, key)
 
 

@@ -153,6 +153,10 @@ def ending_of(before: Guest, after: Guest, asked: bool, forced: bool, signals: S
     return Ending(UNKNOWN, "unknown", f"{shown}, and the engine knows of no kill: killed from outside it, or its own number")
 
 
+UPDATE_TRIES = 20
+UPDATE_PAUSE = 0.25  # seconds
+
+
 class Engine:
     """One engine, one label. Guests outside the label are not even read."""
 
@@ -270,7 +274,15 @@ class Engine:
     def _set_policy(self, guest: Guest, policy: Mapping[str, Any]) -> None:
         wanted: Any = dict(policy)
         with self._errors(guest.name):
-            self.api.update_container(guest.key, restart_policy=wanted)
+            for left in reversed(range(UPDATE_TRIES)):
+                try:
+                    self.api.update_container(guest.key, restart_policy=wanted)
+                    return
+                except docker.errors.APIError as exc:
+                    # A container in a restart loop may end between the engine's look at it and its update (seen with 20.10).
+                    if not left or exc.status_code != 500 or "Cannot update container" not in str(exc.explanation):
+                        raise
+                    time.sleep(UPDATE_PAUSE)
 
     def wake(self, guest: Guest) -> None:
         with self._errors(guest.name):

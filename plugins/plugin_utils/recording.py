@@ -265,16 +265,21 @@ def _from_ledger(session: Session, step: steps.Step, item: Item, vault: str, set
     if step.aspect == "session":
         where = session.plan.items[item["expects"]["sessions"]["database"]]["host"]
     power = session.view.get(f"host:{where}", "power")
-    if power is None or power.value != "off" or power.predicted:
+    known = power is not None and power.value == "off" and not power.predicted
+    # A run that was killed may have switched the host off and not lived to write it down; then only the witness can answer.
+    if not known and (f"host:{where}", "power") not in session.view.former:
         return _without_server(session, step, item, settled)
-    if settled is None:
-        raise Refusal(f"{item['id']}: {where} is off since {power.at}, and {step.aspect} {step.value} was never seen; resume it first")
+    since = power.at if power is not None and known else "a run that did not live to record it"
+    if known and settled is None:
+        raise Refusal(f"{item['id']}: {where} is off since {since}, and {step.aspect} {step.value} was never seen; resume it first")
     reading = read_witness(session.plan.items[f"host:{where}"]["expects"]["power"])
-    if reading["power"] != "off":
+    if reading["power"] != "off" and known:
         raise Refusal(
-            f"{where} was seen off at {power.at}, but its outside witness ({reading['kind']}) now says {reading['power']}: "
+            f"{where} was seen off at {since}, but its outside witness ({reading['kind']}) now says {reading['power']}: "
             f"{reading.get('detail')}. Somebody has switched it on; run playbooks/resume.yml or switch it off again."
         )
+    if reading["power"] != "off" or settled is None:
+        return _without_server(session, step, item, settled)
     return {
         "changed": False,
         "msg": f"{item['id']}: {step.aspect} {step.value} since {settled.at} (ledger {settled.hash[:12]}); {where} is off, says {reading['kind']}",
@@ -283,8 +288,10 @@ def _from_ledger(session: Session, step: steps.Step, item: Item, vault: str, set
 
 
 def _without_server(session: Session, step: steps.Step, item: Item, settled: Seen | None) -> dict[str, Any] | None:
-    """A dump, or the end of sessions, in a database whose server is stopped since: nothing changed in it and nobody can look."""
+    """A dump, the end of sessions, or the look at a host, in or on whose database server is stopped since: nobody can look again."""
     database = {"session": (item["expects"].get("sessions") or {}).get("database"), "dump": item["id"]}.get(step.aspect)
+    if step.aspect == "look":
+        database = next((base["id"] for base in session.plan.of("database", host=item["host"]) if base["expects"].get("unit")), None)
     stopped = session.view.get(str(database), "service")
     if settled is None or stopped is None or stopped.value != "stopped" or stopped.number < settled.number or stopped.predicted:
         return None

@@ -18,12 +18,12 @@ import pytest
 
 from tests import lab
 from tests.estate import world
-from tests.estate.driver import CLASSIFIED, LEDGER, Done, Play, play, wave
+from tests.estate.driver import CLASSIFIED, HERE, LEDGER, Done, Play, play, wave
 from tests.lab import demo, paths, persons
 
 PILOT, MAIN = wave("pilot"), wave("main")
 # Bytes a second, so that there is a middle to be killed in: half a megabyte of dump, 320 MB of disk.
-SLOW_DUMP, SLOW_WIPE = "70000", "120000000"
+SLOW_DUMP, SLOW_WIPE = "40000", "60000000"
 
 
 @dataclass
@@ -99,7 +99,7 @@ def checked(untouched: First) -> First:
 def pilot_killed_in_dump(untouched: First) -> Killed:
     action = Play("shutdown", *PILOT, "-e", f"preserve_rate={SLOW_DUMP}")
     step = action.until("the dump", LEDGER.has("intent", item="database:oldcrm", aspect="dump"))[0]
-    progress = action.until("bytes of the dump", lambda: (now := dump_progress()).get("bytes") and now)
+    progress = action.until("the dumper at work", lambda: (now := dump_progress()).get("phase") == "dump" and now)
     action.kill()
     return Killed(step, step["run"], progress)
 
@@ -109,7 +109,13 @@ def dump_progress() -> dict[str, Any]:
 
 
 @pytest.fixture(scope="session")
-def pilot_killed_in_power_off(pilot_killed_in_dump: Killed) -> Killed:
+def dump_attached(pilot_killed_in_dump: Killed) -> Done:
+    """Another run that comes to the dump while the first one's job is still at it."""
+    return play(str(HERE / "plays" / "straight_to_dump.yml"), *PILOT)
+
+
+@pytest.fixture(scope="session")
+def pilot_killed_in_power_off(dump_attached: Done) -> Killed:
     """The run that went on after the first crash, killed in turn: the main process alone, its workers live on."""
     return killed_at(Play("shutdown", *PILOT), "host:old1", "power", workers=False)
 

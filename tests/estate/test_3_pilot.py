@@ -19,14 +19,20 @@ def test_the_dump_was_under_way(pilot_killed_in_dump: Killed) -> None:
     assert lab.web.old_write() == 503
 
 
-def test_the_dump_went_on_without_its_controller(pilot: Done, pilot_killed_in_dump: Killed) -> None:
-    """No second dump: the next run attaches to the job, or finds what it made."""
+def test_the_next_run_attaches_to_the_dump(dump_attached: Done, pilot_killed_in_dump: Killed) -> None:
+    """No second dump is started beside the one that went on without its controller."""
+    dump_attached.well()
     outcome = LEDGER.find("outcome", item=DUMP[0], aspect=DUMP[1])[0]
     assert outcome["run"] != pilot_killed_in_dump.run and outcome["status"] == "done"
-    evidence = outcome["evidence"]
-    assert evidence["before"]["job"] == "running" or evidence["before"]["source_unchanged"]
-    assert not [act for act in evidence["actions"] if act["act"] == "started the job"]
-    assert len(LEDGER.dumps(DUMP[0])) == 1
+    assert outcome["evidence"]["before"]["job"] == "running"
+    assert [act["act"] for act in outcome["evidence"]["actions"]] == ["attached to the running job"]
+
+
+def test_there_is_one_dump(pilot: Done) -> None:
+    """The run after that finds it whole and its source unchanged."""
+    assert len(set(LEDGER.dumps(DUMP[0]))) == 1
+    evidence = [entry["evidence"] for entry in LEDGER.find("outcome", item=DUMP[0], aspect=DUMP[1])]
+    assert not [act for one in evidence for act in one["actions"] if act["act"] == "started the job"]
 
 
 def test_the_ledger_shows_both_crashes(pilot: Done, pilot_killed_in_dump: Killed, pilot_killed_in_power_off: Killed) -> None:

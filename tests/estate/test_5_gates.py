@@ -116,7 +116,8 @@ def test_authorisations_that_do_not_count(attested: list[str], tmp_path: Path) -
 def test_a_hand_written_play(attested: list[str]) -> None:
     """free, ignore_errors, rescue, always, options and receipts of one's own, delegation: refused each time."""
     done = play(STRAIGHT).refused("wipe of medium:pgdata is refused", "wipe of medium:mydata is refused")
-    assert f"{json.dumps([True] * 8)} changed {json.dumps([False] * 8)}" in done.flat, done.text[-3000:]
+    every = f"{json.dumps([True] * 8)} changed {json.dumps([False] * 8)}"
+    assert every in done.flat, done.text[-3000:]
 
 
 def test_without_a_run(dark_media: dict[str, str]) -> None:

@@ -17,6 +17,8 @@ from pathlib import Path
 import pytest
 
 from tests import lab
+from tests.estate import world
+from tests.estate.driver import Done, play
 from tests.lab import paths
 from tests.lab.people import PEOPLE
 from tests.lab.shell import run
@@ -160,6 +162,12 @@ def test_another_stream_is_found(audit: Audit) -> None:
     """The certificate of one medium does not fit another: the check of the bytes can fail."""
     done = audit.block("device-places", WORK=audit.variables()["WORK"], DEVICE=lab.media()["mydata"].device)
     assert done.returncode != 0
+
+
+def test_there_is_no_way_back(audit: Audit, wiped: Done) -> None:
+    """Last of all, since a refused run leaves lines behind the last signed head: the auditor has the copies by now."""
+    play("resume").refused("the wipe of medium:", "has begun: there is no way back from here")
+    assert not world.powered()["app1"] and not world.powered()["old1"]
 
 
 def test_every_block_of_the_page_was_run() -> None:

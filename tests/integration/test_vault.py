@@ -425,7 +425,7 @@ def test_seal_challenge_forget(world: Vault, custodians: Any, people: Any, dumps
     argv = [TOP / "scripts/custodian", "challenge", "--estate", "lab", "--identity", people["alice"]["identity"], "--sign-key",
             people["alice"]["key"], "--custodian", "alice", "--out", tmp_path, mine]  # fmt: skip
     subprocess.run(argv, check=True, capture_output=True)
-    statement = tmp_path / "attestation-h1-alice.json"
+    (statement,) = tmp_path.glob("attestation-h1-alice-*.json")
     assert json.loads(statement.read_text())["identity_digest"] == sealed["identity_digest"]
     signers = tmp_path / "signers"
     signers.write_text("alice " + people["alice"]["key"].with_suffix(".pub").read_text())

@@ -5,6 +5,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 from . import world
@@ -44,6 +46,9 @@ def unit(name: str, command: str = "/bin/sleep infinity") -> dict[str, str]:
 
 class Application(Scenario):
     """Three applications of one making: one is retired undisturbed, one by a run that is killed, one is never touched."""
+
+    comes_back = ""  # the unit that is tried to be started when the ledger says that one of these ends was seen
+    ends: tuple[str, ...] = ()
 
     def label(self, part: str) -> str:
         return f"{self.name}-{part}"
@@ -88,6 +93,25 @@ class Application(Scenario):
         units = " ".join(f"{name}-jobs.service {name}-web.service" for name in names)
         world.shell("app1", f"systemctl daemon-reload\nsystemctl --quiet enable --now {units}\nsystemctl reload nginx.service\n")
 
+        seen = {part: facts("app1", files=self._places(part))["files"] for part in world.PARTS}
+        self.first.write_text(json.dumps(seen))
+
+    def _comes_back(self, part: str) -> dict[str, str]:
+        """What is said to be down and kept from coming back is started: does it run?"""
+        down = self.comes_back if any(f"{self.label(part)} {end}" in done for done in self.book()["done"] for end in self.ends) else ""
+        if not down:
+            return {}
+        unit_ = f"{self.label(part)}-{down}.service"
+        said = world.shell("app1", f"systemctl start {unit_} 2>/dev/null || true\nsystemctl is-active {unit_} || true")
+        return {"comes_back": said.strip()}
+
+    @property
+    def first(self) -> Path:
+        return self.folder / "first.json"
+
+    def _places(self, part: str) -> list[str]:
+        return [f"/etc/{where}/**/*{self.label(part)}*" for where in ("systemd/system", "cron.d", "nginx")]
+
     def _rm(self) -> str:
         return f"find /etc/systemd/system /run/systemd/system /etc/cron.d /etc/nginx -name '*{self.name}-*' -exec rm -rf {{}} +\n"
 
@@ -98,7 +122,7 @@ class Application(Scenario):
             found = facts(
                 "app1",
                 units=[f"{name}-{kind}.service" for kind in ("jobs", "off", "web", "spare")],
-                files=[f"/etc/{where}/**/*{name}*" for where in ("systemd/system", "cron.d", "nginx")],
+                files=self._places(part),
                 web=[self.url(part)],
                 ports=[self.port(part, 10)],
             )
@@ -108,12 +132,15 @@ class Application(Scenario):
                 "cron": self.cron(part) in found["files"],
                 "web": found["web"][self.url(part)],
                 "listens": found["ports"][str(self.port(part, 10))],
+                "first": json.loads(self.first.read_text()).get(part, {}),
+                **self._comes_back(part),
             }
         return seen
 
 
 class Freeze(Application):
     name = "freeze"
+    comes_back, ends = "jobs", ("scheduler frozen",)
     moment = Moment(0.2, "application:freeze-torn", "web")
 
     def lay(self) -> None:
@@ -162,6 +189,7 @@ class Freeze(Application):
 
 class Stop(Application):
     name = "stop"
+    comes_back, ends = "web", ("service stopped",)
     moment = Moment(0.9, "application:stop-torn", "service")
 
     def declared(self) -> dict[str, list[Declaration]]:

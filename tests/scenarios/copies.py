@@ -90,13 +90,14 @@ class Preserve(Scenario):
         for part in world.PARTS:
             name, staging = f"preserve-{part}", f"/srv/preserve-{part}/.staging"
             recorded = [one for kind in ("database", "filestore") for one in self.result(f"{kind}:{name}", "dump").get("artefacts", [])]
-            there = facts("data1", files=[f"{staging}/**"])["files"]
+            there = facts("data1", files=[f"{staging}/**/*.zst"])["files"]
             paths = {one["role"] + "@" + one["name"]: one["path"] for one in recorded}
             seen[part] = {
                 "rows": int(world.psql(name.replace("-", "_"), "SELECT count(*) FROM people")),
                 "staged": there,
                 "altered": [one["path"] for one in recorded if there.get(one["path"]) != one["sha256"]],
-                "modes": world.shell("data1", f"[ ! -d {staging} ] || find {staging} -perm /077").split(),
+                "readable_by_others": world.shell("data1", f"[ ! -d {staging} ] || find {staging} -maxdepth 0 -perm /077").split()
+                + world.shell("data1", f"[ ! -d {staging} ] || find {staging} -name '*.zst' -perm /077").split(),
                 "roles": sorted(one["role"] for one in recorded),
                 **self._opened(paths),
             }
@@ -138,9 +139,6 @@ class Vault(Scenario):
     def look(self) -> dict[str, Any]:
         return {part: self._package(part, host) for part, host in self.hosts.items()} | {
             "server": facts("data1", units=["postgresql@15-second.service"], ports=[5433]),
-            "live": world.shell(
-                "vault1", f"find /dev/shm /run/user -path '*{self.estate_name}*' -name '*.identity' 2>/dev/null || true"
-            ).split(),
         }
 
     def _package(self, part: str, host: str) -> dict[str, Any]:

@@ -20,6 +20,12 @@ from .copies import database
 MARKER = b"Zo\xc3\xab Muster, customer 4711; "
 
 
+def full(part: str) -> bytes:
+    """Customer data from the first byte of a medium to the last."""
+    size = world.MEDIA_MIB[part] * world.MIB
+    return (MARKER * (size // len(MARKER) + 1))[:size]
+
+
 class PowerOff(Scenario):
     """calm: idle1, torn: idle2, kept: data1, on which lies a database that nobody has copied."""
 
@@ -57,7 +63,7 @@ class Wipe(Scenario):
         world.ensure_on("gone1")
         world.shell("station1", "rm -rf /var/lib/sunset-crm")
         for part in world.PARTS:
-            world.fill_medium(part, MARKER)
+            world.fill_medium(part, full(part))
 
     def declared(self) -> dict[str, list[Declaration]]:
         return {
@@ -87,7 +93,13 @@ class Wipe(Scenario):
         run(["blockdev", "--flushbufs", node])
         with open(node, "rb") as stream:
             content = stream.read()
-        seen = {"sha256": hashlib.sha256(content).hexdigest(), "marked": MARKER in content, "whole": len(content) == size}
+        first = hashlib.sha256(full(part)).hexdigest()
+        seen: dict[str, Any] = {
+            "sha256": hashlib.sha256(content).hexdigest(),
+            "first": first,
+            "marked": MARKER in content,
+            "whole": len(content) == size,
+        }
         certificates = sorted((self.estate / "certificates").glob(f"*wipe-{part}*.json"))
         seen["certificates"] = len(certificates)
         if certificates:

@@ -58,7 +58,7 @@ def DECLARED() -> dict[str, Any]:
 
 class Survey(Scenario):
     name = "survey"
-    moment = Moment(0.3, text="TASK [sunset.crm.survey : Read the host", both=("-e", "molecule_estate=estate-torn"))
+    moment = Moment(0.1, text="TASK [sunset.crm.survey : Read the host", both=("-e", "molecule_estate=estate-torn"))
 
     def lay(self) -> None:
         node = world.device("papers")
@@ -89,5 +89,8 @@ class Survey(Scenario):
                 "media": next(item["media"] for item in plan["items"] if item["kind"] == "filestore"),
                 "unclassified": [found["id"] for found in plan["findings"] if not found["classified"]],
             }
+        # The run that was killed left no plan, whole or torn: the next one began from nothing.
+        killed = self.folder / "killed.log"
+        seen["planned_when_killed"] = killed.exists() and "Build the plan" in killed.read_text()
         seen["machine_id"] = world.machine_id("seen1")
         return seen

@@ -160,11 +160,10 @@ def identity(name: str) -> dict[str, Any]:
 
 
 def fill_medium(name: str, content: bytes) -> None:
-    """Customer data from the first byte to the last, through the device."""
+    """Through the device, past whatever was wiped or laid there."""
     node = device(name)
-    size = MEDIA_MIB[name] * MIB
     with open(node, "r+b") as stream:
-        stream.write((content * (size // len(content) + 1))[:size])
+        stream.write(content)
         stream.flush()
         os.fsync(stream.fileno())
     run(["blockdev", "--flushbufs", node])
