@@ -11,12 +11,30 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.sunset.crm.plugins.plugin_utils import estate as estates
+from ansible_collections.sunset.crm.plugins.plugin_utils import ledger, survey
 from ansible_collections.sunset.crm.plugins.plugin_utils import plan as plans
-from ansible_collections.sunset.crm.plugins.plugin_utils import survey
 from ansible_collections.sunset.crm.plugins.plugin_utils.control import ControlAction, host_variables
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
 from ansible_collections.sunset.crm.plugins.plugin_utils.estate import Estate
 from ansible_collections.sunset.crm.plugins.plugin_utils.recording import plain
+from ansible_collections.sunset.crm.plugins.plugin_utils.view import build
+from ansible_collections.sunset.crm.plugins.plugin_utils.witness import read as read_witness
+
+
+def _of_hosts_off(estate: Estate) -> dict[str, dict[str, Any]]:
+    """Host -> its items and findings in the last plan, for hosts that the ledger and their outside witness say are off."""
+    if not estate.plan_file.exists():
+        return {}
+    last = estate.plan()
+    view = build(ledger.read(estate.ledger_file), plan=last)
+    return {
+        item["host"]: {
+            "items": [one for one in last.items.values() if one["host"] == item["host"]],
+            "findings": [found for found in last.data.get("findings", []) if found["host"] == item["host"]],
+        }
+        for item in last.of("host")
+        if view.is_off(item["id"]) and read_witness(item["expects"]["power"])["power"] == "off"
+    }
 
 
 class ActionModule(ControlAction):
@@ -27,7 +45,8 @@ class ActionModule(ControlAction):
         names = groups.get(args.get("group", "sunset_estate"), [])
         if not names:
             raise Refusal("the inventory has no host in the group sunset_estate; see inventories/example")
-        hosts = {name: self._facts(name, task_vars, args) for name in names}
+        kept = _of_hosts_off(estate)
+        hosts = {name: {**self._facts(name, task_vars, args), "kept": kept.get(name)} for name in names}
         data, lacks = survey.build(self._estate_facts(args, groups, task_vars), hosts)
         if lacks:
             raise Refusal(

@@ -34,7 +34,9 @@ def facts(
         # Two persons count for little where the control node could rewrite its own record.
         "control": "dual" if plan.dual and runs and runs[-1].get("append_only") else "single",
         "waves": [{"name": wave, "accepted": wave in view.accepted} for wave in plan.waves],
-        "rows": [asdict(closing.row(item, plan, view, "wipe")) for item in plan.items.values()],
+        "rows": [
+            asdict(closing.row(item, plan, view, "wipe")) for item in sorted(plan.items.values(), key=lambda i: plan.waves.index(i["wave"]))
+        ],
         "findings": plan.data.get("findings", []),
         "statements": [
             {"kind": s.kind, "signer": s.signer, "name": s.name, "sha256": s.sha256, "reason": s.document.get("reason", "")}

@@ -22,7 +22,8 @@ def build(estate: Facts, hosts: dict[str, Facts]) -> tuple[dict[str, Any], list[
     """The plan and what stands against it.
 
     estate: estate, waves, vaults, custodians, settings, allowed_signers, control, classified.
-    hosts: name -> wave, power, reach, items (the inventory's declarations), survey (what host_survey returned, or None).
+    hosts: name -> wave, power, reach, items (the inventory's declarations), survey (what host_survey returned, or None), kept
+    (items and findings of the last plan, for a host that is proven off).
     The second value names everything expected that is missing or unknown; a plan with such faults must not be written.
     """
     lacks: list[str] = []
@@ -30,6 +31,11 @@ def build(estate: Facts, hosts: dict[str, Facts]) -> tuple[dict[str, Any], list[
     findings: list[Facts] = []
     for host, facts in sorted(hosts.items()):
         survey = facts.get("survey")
+        if not survey and facts.get("kept"):
+            # Proven off: nobody can look again, and nothing can have changed since the plan that it went off with.
+            items += facts["kept"]["items"]
+            findings += [_finding(host, found, estate.get("classified", [])) for found in facts["kept"]["findings"]]
+            continue
         if not survey:
             lacks.append(f"{host}: it gave no survey (unreachable, or its survey failed)")
             continue
@@ -111,7 +117,7 @@ def _lay_on_media(items: list[Facts], lacks: list[str]) -> None:
     """Replace the devices that each data set was seen on by the ids of planned media."""
     media = [item for item in items if item["kind"] == "medium"]
     for item in items:
-        if item["kind"] not in DATA_SETS:
+        if "_media" not in item:
             continue
         item["media"] = []
         for device in item.pop("_media"):

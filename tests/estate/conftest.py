@@ -23,7 +23,7 @@ from tests.lab import demo, paths, persons
 
 PILOT, MAIN = wave("pilot"), wave("main")
 # Bytes a second, so that there is a middle to be killed in: half a megabyte of dump, 320 MB of disk.
-SLOW_DUMP, SLOW_WIPE = "40000", "60000000"
+SLOW_DUMP, SLOW_WIPE = "65000", "60000000"
 
 
 @dataclass

@@ -34,13 +34,15 @@ ALL: dict[str, base.Scenario] = {
 def untouched(scenario: base.Scenario, mode: str) -> None:
     """In check mode: write down how the world looks. Before the first real run: see that it still looks so."""
     note = scenario.folder / "before-check.json"
+    if mode != "--check" and not note.exists():
+        return
     found = json.dumps({"world": scenario.look(), "ledger": scenario.book()}, sort_keys=True, indent=1)
     if mode == "--check":
         note.write_text(found)
-    elif note.exists():
-        if note.read_text() != found:
-            raise LabError(f"the run in check mode has changed the world. Before:\n{note.read_text()}\nNow:\n{found}")
-        note.unlink()
+        return
+    if note.read_text() != found:
+        raise LabError(f"the run in check mode has changed the world. Before:\n{note.read_text()}\nNow:\n{found}")
+    note.unlink()
 
 
 def main(arguments: list[str]) -> int:
@@ -48,11 +50,12 @@ def main(arguments: list[str]) -> int:
     try:
         if verb == "create":
             world.create()
-            base.write_inventory()
+            survey.write_inventory()
         elif verb == "destroy":
             world.destroy()
         elif verb == "prepare":
             ALL[rest[0]].prepare()
+            survey.write_inventory()
         elif verb == "look":
             scenario = ALL[rest[0]]
             print(json.dumps({"world": scenario.look(), "ledger": scenario.book()}))

@@ -77,7 +77,6 @@ class Scenario(ABC):
         if self.declared():
             self._write_plan()
         self.sign()
-        write_inventory()
 
     def sign(self) -> None:  # noqa: B027
         """What people sign beside the plan's approval."""
@@ -159,18 +158,3 @@ def statement(person: str, verb: str, plan: Path, estate: str, *options: str, it
 def facts(host: str, **wanted: Any) -> dict[str, Any]:
     found: dict[str, Any] = json.loads(world.execute(host, ["python3", "-I", "-", json.dumps(wanted)], stdin=FACTS))
     return found
-
-
-def write_inventory() -> None:
-    """The inventory of all scenarios; what only the survey needs is there for it."""
-    signers = world.STATE / "allowed_signers"
-    signers.write_text(world.allowed_signers())
-    from .survey import DECLARED, INVENTORY
-
-    shared = {
-        "molecule_state": str(world.STATE),
-        "sunset_allowed_signers": str(signers),
-        "sunset_custodians": [{"name": "bob", "recipient": world.age_identity()[1]}],
-        **INVENTORY,
-    }
-    world.write_inventory({"vault1": {"sunset_vault_root": "/srv/vault"}, "seen1": DECLARED()}, shared)

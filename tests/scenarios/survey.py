@@ -32,7 +32,8 @@ systemctl --quiet enable --now survey-web.service survey-forgotten.service
 """
 
 
-def DECLARED() -> dict[str, Any]:
+def declared() -> dict[str, Any]:
+    """The variables of seen1."""
     return {
         "sunset_wave": "only",
         "sunset_power": {"kind": "docker", "container": world.HOSTS["seen1"].container},
@@ -54,6 +55,19 @@ def DECLARED() -> dict[str, Any]:
             },
         ],
     }
+
+
+def write_inventory() -> None:
+    """The inventory of all scenarios; what belongs to the survey is of use to it alone."""
+    signers = world.STATE / "allowed_signers"
+    signers.write_text(world.allowed_signers())
+    shared = {
+        "molecule_state": str(world.STATE),
+        "sunset_allowed_signers": str(signers),
+        "sunset_custodians": [{"name": "bob", "recipient": world.age_identity()[1]}],
+        **INVENTORY,
+    }
+    world.write_inventory({"vault1": {"sunset_vault_root": "/srv/vault"}, "seen1": declared()}, shared)
 
 
 class Survey(Scenario):

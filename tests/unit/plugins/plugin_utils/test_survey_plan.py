@@ -159,3 +159,12 @@ def test_a_finding_is_classified_by_a_named_person_for_that_host(word: dict[str,
     data, _ = built(db1=host, estate={"classified": [word]})
     current = plan.parse(plan_bytes(data))
     assert (current.unclassified() == []) == counts
+
+
+def test_a_host_that_is_proven_off_keeps_its_part_of_the_plan() -> None:
+    first, lacks = survey.build(ESTATE, {"db1": base(), "app1": front()})
+    assert lacks == []
+    kept = {key: [one for one in first[key] if one["host"] == "db1"] for key in ("items", "findings")}
+    again, lacks = survey.build(ESTATE, {"db1": {**base(), "survey": None, "kept": kept}, "app1": front()})
+    assert (again, lacks) == (first, [])
+    assert "it gave no survey" in survey.build(ESTATE, {"db1": {**base(), "survey": None, "kept": None}, "app1": front()})[1][0]
