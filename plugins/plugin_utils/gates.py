@@ -150,6 +150,9 @@ def _service(item: Item, context: Context, vault: str) -> list[Missing]:
         for other in context.plan.of("database"):
             if (other["host"], other["expects"].get("unit")) == server:
                 found += _proven(other, context)
+        # After this nobody can look into the server again, so what else is on it must have been looked at.
+        host = context.plan.items[f"host:{item['host']}"]
+        found += _packed(host, context) + _looked(host, context)
     return found
 
 
@@ -233,9 +236,7 @@ def _power(item: Item, context: Context, vault: str) -> list[Missing]:
         if data_set["kind"] == "database" and data_set["expects"].get("unit"):
             found += _need(data_set["id"], "service", "stopped", context, _again(context))
     if plan.of(*DATA_SETS, host=host):
-        sealed = [vault for vault in plan.vaults if view.value(item["id"], f"package@{vault}") in ("sealed", "forgotten")]
-        if len(sealed) < proofs_required(plan):
-            found.append(Missing(item["id"], f"its package is sealed on {len(sealed)} of {proofs_required(plan)} vaults", _again(context)))
+        found += _packed(item, context)
         for vault in plan.vaults:
             if view.value(item["id"], f"access@{vault}") == "present":
                 found.append(Missing(item["id"], f"the read access of the vault {vault} is not taken back", _again(context)))
@@ -243,6 +244,15 @@ def _power(item: Item, context: Context, vault: str) -> list[Missing]:
     for above in plan.hosts_before(host):
         found += _need(f"host:{above}", "power", "off", context, _again(context))
     return found
+
+
+def _packed(item: Item, context: Context) -> list[Missing]:
+    """The package of this host is sealed on as many vaults as the plan asks for."""
+    plan, view = context.plan, context.view
+    sealed = [vault for vault in plan.vaults if view.value(item["id"], f"package@{vault}") in ("sealed", "forgotten")]
+    if len(sealed) >= proofs_required(plan):
+        return []
+    return [Missing(item["id"], f"its package is sealed on {len(sealed)} of {proofs_required(plan)} vaults", _again(context))]
 
 
 def _looked(item: Item, context: Context) -> list[Missing]:

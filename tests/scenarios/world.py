@@ -232,6 +232,8 @@ def create() -> None:
     for name in (*PEOPLE, "control", "host"):
         ssh_key(name)
     age_identity()
+    for name in MEDIA_MIB:
+        device(name)  # one after the other: two hosts have the same disks
     together(lambda host: _up(host, host_image), HOSTS.values())
     READY.touch()
 

@@ -74,7 +74,7 @@ ROWS = [
     row(APP, "web_closed", "closed", {(APP, "scheduler")}),
     row(APP, "session_end", None, {(APP, "scheduler"), (APP, "web")}),
     row(APP, "service_state", "stopped", sides(APP) - {(APP, "service")}),
-    row(DB, "service_state", "stopped", sides(APP) | proof(DB)),
+    row(DB, "service_state", "stopped", sides(APP) | proof(DB) | packages("db1") | {("host:db1", "look")}),
     row(SHOP, "docker_guests", "stopped", set()),
     row(DB, "database_dump", None, sides(APP)),
     row(UPLOADS, "filestore_archive", None, sides(APP)),
