@@ -31,7 +31,7 @@ LOCK_DIRECTORIES = ("/run/lock", "/var/lock", "/dev/shm", "/tmp")
 
 def utc_now():
     # type: () -> str
-    return datetime.datetime.utcnow().strftime("%Y-%m-%dT%H:%M:%S.%fZ")
+    return datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%S.%fZ")
 
 
 def make_receipt(module, item, intent, check=False, machine=""):

@@ -31,7 +31,7 @@ from ansible_collections.sunset.crm.plugins.module_utils._vault import (
 
 def utc_now():
     # type: () -> str
-    return datetime.datetime.utcnow().strftime("%Y-%m-%dT%H:%M:%SZ")
+    return datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def check_custodians(custodians):

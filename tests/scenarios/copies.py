@@ -27,9 +27,9 @@ def table(part: str) -> str:
     )
 
 
-def database(name: str, port: int, staging: str, **more: Any) -> Declaration:
+def database(name: str, staging: str, **more: Any) -> Declaration:
     real = name.replace("-", "_")
-    declared = {"kind": "database", "name": name, "engine": "postgresql", "database": real, "port": port, "staging": staging}
+    declared = {"kind": "database", "name": name, "engine": "postgresql", "database": real, "port": 5432, "staging": staging}
     return {**declared, "identity": {"database": real}, **more}
 
 
@@ -44,11 +44,11 @@ def lay_files(host: str, name: str) -> None:
     world.write_files(host, texts)
 
 
-def lay_database(name: str, part: str, port: int) -> None:
+def lay_database(host: str, name: str, part: str) -> None:
     real = name.replace("-", "_")
-    world.psql("postgres", f"DROP DATABASE IF EXISTS {real} WITH (FORCE)", port)
-    world.psql("postgres", f"CREATE DATABASE {real}", port)
-    world.psql(real, table(part), port)
+    world.psql("postgres", f"DROP DATABASE IF EXISTS {real} WITH (FORCE)", host)
+    world.psql("postgres", f"CREATE DATABASE {real}", host)
+    world.psql(real, table(part), host)
 
 
 def forget_vault(estate: str) -> None:
@@ -72,14 +72,14 @@ class Preserve(Scenario):
         drop_access("data1")
         forget_vault(self.estate_name)
         for part in world.PARTS:
-            lay_database(f"preserve-{part}", part, 5432)
+            lay_database("data1", f"preserve-{part}", part)
             lay_files("data1", f"preserve-{part}")
 
     def declared(self) -> dict[str, list[Declaration]]:
         items: list[Declaration] = [nowhere()]
         for part in world.PARTS:
             name = f"preserve-{part}"
-            items += [database(name, 5432, f"/srv/{name}/.staging"), filestore(name)]
+            items += [database(name, f"/srv/{name}/.staging"), filestore(name)]
         # Something that writes stands on the kept data sets, and nobody has stopped it.
         uses = ["database:preserve-kept", "filestore:preserve-kept"]
         services = [{"unit": "preserve-kept-web.service", "ports": []}]
@@ -116,29 +116,30 @@ class Preserve(Scenario):
 
 
 class Vault(Scenario):
-    """calm: a database and a file store of data1; torn: a file store of app1; kept: one of dock1 that nobody has copied."""
+    """calm: a database and a file store of data2; torn: a file store of store1; kept: one of data1 that nobody has copied."""
 
     name = "vault"
-    hosts = {"calm": "data1", "torn": "app1", "kept": "dock1"}
+    hosts = {"calm": "data2", "torn": "store1", "kept": "data1"}
     moment = Moment(0.1, "filestore:vault-torn", "proof@vault1")
 
     def lay(self) -> None:
         forget_vault(self.estate_name)
-        world.shell("data1", "systemctl unmask postgresql@15-second.service >/dev/null 2>&1 || true\n" + RELEASE)
-        lay_database("vault-calm", "calm", 5433)
+        world.shell("data2", RELEASE)
+        lay_database("data2", "vault-calm", "calm")
         for part, host in self.hosts.items():
-            drop_access(host)
             lay_files(host, f"vault-{part}")
+        for host in ("data2", "store1"):
+            drop_access(host)
 
     def declared(self) -> dict[str, list[Declaration]]:
-        second = database("vault-calm", 5433, "/srv/vault-calm/.staging", unit="postgresql@15-second.service")
+        server = database("vault-calm", "/srv/vault-calm/.staging", unit="postgresql@15-main.service", data="/var/lib/postgresql")
         found: dict[str, list[Declaration]] = {host: [filestore(f"vault-{part}")] for part, host in self.hosts.items()}
-        found["data1"] += [second, nowhere()]
+        found["data2"] += [server, nowhere()]
         return found
 
     def look(self) -> dict[str, Any]:
         return {part: self._package(part, host) for part, host in self.hosts.items()} | {
-            "server": facts("data1", units=["postgresql@15-second.service"], ports=[5433]),
+            "server": facts("data2", units=["postgresql@15-main.service"], ports=[5432]),
         }
 
     def _package(self, part: str, host: str) -> dict[str, Any]:
@@ -175,9 +176,9 @@ class Vault(Scenario):
 
 
 RELEASE = """
-rm -rf /etc/systemd/system/postgresql@15-second.service* /run/systemd/system/postgresql@15-second.service*
+rm -rf /etc/systemd/system/postgresql@15-main.service* /run/systemd/system/postgresql@15-main.service*
 systemctl daemon-reload
-systemctl start postgresql@15-second.service
+systemctl start postgresql@15-main.service
 """
 
 

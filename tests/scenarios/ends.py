@@ -38,7 +38,7 @@ class PowerOff(Scenario):
             world.ensure_on(host)
 
     def declared(self) -> dict[str, list[Declaration]]:
-        return {"idle1": [], "idle2": [], "data1": [database("power_off-kept", 5432, "/srv/s"), nowhere()]}
+        return {"idle1": [], "idle2": [], "data1": [database("power_off-kept", "/srv/s"), nowhere()]}
 
     def look(self) -> dict[str, Any]:
         seen = {}

@@ -42,11 +42,9 @@ class Host:
 
 
 SETUP_DATA = """
-for one in main:5432 second:5433; do
-    pg_createcluster --start-conf=auto -p ${one#*:} 15 ${one%:*} -- --no-sync >/dev/null
-    printf 'fsync = off\\nmax_connections = 20\\nshared_buffers = 16MB\\n' >>/etc/postgresql/15/${one%:*}/postgresql.conf
-done
-systemctl start postgresql@15-main postgresql@15-second
+pg_createcluster --start-conf=auto 15 main -- --no-sync >/dev/null
+printf 'fsync = off\\nmax_connections = 20\\nshared_buffers = 16MB\\n' >>/etc/postgresql/15/main/postgresql.conf
+systemctl start postgresql@15-main
 """
 SETUP_VAULT = "install -d -o vault -g vault -m 0700 /srv/vault && chown -R vault:vault /srv/vault\n"
 
@@ -55,12 +53,14 @@ HOSTS = {
     for host in (
         Host("app1", setup="systemctl --quiet enable --now nginx.service cron.service\n"),
         Host("data1", setup=SETUP_DATA),
+        Host("data2", setup=SETUP_DATA),
         Host("dock1", extra=("-v", "/var/run/docker.sock:/var/run/docker.sock")),
         Host("gone1", media=PARTS),
         Host("idle1"),
         Host("idle2"),
         Host("seen1", media=("papers",), mounts=True, setup="systemctl --quiet enable --now cron.service\n"),
         Host("station1", media=PARTS),
+        Host("store1"),
         Host("vault1", user="vault", extra=("--shm-size", "512m"), setup=SETUP_VAULT),
     )
 }
@@ -86,8 +86,8 @@ def write_files(host: str, files: dict[str, str]) -> None:
     engine.put(HOSTS[host].container, tar.bytes())
 
 
-def psql(database: str, sql: str, port: int = 5432, host: str = "data1") -> str:
-    argv = ["runuser", "-u", "postgres", "--", "psql", "-XqAt", "-v", "ON_ERROR_STOP=1", "-p", str(port), "-d", database]
+def psql(database: str, sql: str, host: str = "data1") -> str:
+    argv = ["runuser", "-u", "postgres", "--", "psql", "-XqAt", "-v", "ON_ERROR_STOP=1", "-d", database]
     return execute(host, argv, stdin=sql.encode()).strip()
 
 

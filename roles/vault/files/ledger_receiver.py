@@ -146,7 +146,7 @@ class Store:
 
     def keep_head(self, head, signature):
         """A signed head as it came. Each is kept, so that heads of different times can be compared with the ledger."""
-        received = datetime.datetime.utcnow().strftime("%Y-%m-%dT%H:%M:%SZ")
+        received = datetime.datetime.now(datetime.timezone.utc).strftime("%Y-%m-%dT%H:%M:%SZ")
         record = {"received": received, "lines": len(self.lines), "head": head, "signature": signature}
         flags = os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_NOFOLLOW | os.O_CLOEXEC
         fd = os.open(os.path.join(self.directory, "heads.jsonl"), flags, 0o600)

@@ -179,9 +179,12 @@ def test_a_ledger_that_cannot_be_opened_refuses_the_step(book: Path, tmp_path: P
 
 
 WRITER = """
+import signal
 import sys
 from pathlib import Path
 from ansible_collections.sunset.crm.plugins.plugin_utils import ledger
+# Where the tests themselves were started in the background, SIGINT is ignored and the child would inherit that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 print("ready", flush=True)
 while True:
     ledger.append(Path(sys.argv[1]), {"long": "x" * 3000})
