@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import difflib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -93,11 +94,15 @@ class ActionModule(ControlAction):
             },
         }
 
+    def _vault(self, variables: Mapping[str, Any]) -> dict[str, Any]:
+        """ledger_copy: whether the vault has the append-only place; pinned here, so that no later variable drops it."""
+        return {"root": str(variables.get("sunset_vault_root", "")), "ledger_copy": bool(variables.get("sunset_ledger_receiver"))}
+
     def _estate_facts(self, args: dict[str, Any], groups: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
         signers = Path(str(args["allowed_signers"])).expanduser()
         if not signers.is_file():
             raise Refusal(f"there is no allowed-signers file {signers}; it holds the public keys of those who approve (docs/operator.md)")
-        vaults = {name: {"root": str(host_variables(task_vars, name).get("sunset_vault_root", ""))} for name in args["vaults"]}
+        vaults = {name: self._vault(host_variables(task_vars, name)) for name in args["vaults"]}
         unknown = [name for name, detail in vaults.items() if not detail["root"]]
         if unknown:
             raise Refusal(f"the inventory gives the vault {', '.join(unknown)} no sunset_vault_root")

@@ -47,6 +47,14 @@ class ActionModule(ControlAction):
                 f"this run of wave {', '.join(waves)} needs machines that the play does not have{limit}: {', '.join(absent)}. "
                 "A wave is retired whole: run the command without a limit, or change the plan."
             )
+        receivers = [] if check else _receivers(plan.vaults, task_vars)
+        dropped = [vault for vault in plan.vaults if plan.data["vaults"][vault].get("ledger_copy")]
+        dropped = [vault for vault in dropped if not check and vault not in [receiver["vault"] for receiver in receivers]]
+        if dropped:
+            raise Refusal(
+                f"the plan has the ledger copied to {', '.join(dropped)}, and the inventory gives no sunset_ledger_receiver for it any "
+                "more. Put it back, or survey again and have the new plan approved."
+            )
         run = {
             "run": time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()) + f"-{controller()['pid']}",
             "estate": plan.estate,
@@ -58,7 +66,7 @@ class ActionModule(ControlAction):
             "since": ledger.now(),
             "plan_sha256": plan.sha256,
             "check": check,
-            "receivers": [] if check else _receivers(plan.vaults, task_vars),
+            "receivers": receivers,
         }
         open_run(estate, run)
         try:

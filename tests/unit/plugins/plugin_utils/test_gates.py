@@ -516,3 +516,14 @@ def test_there_is_a_way_back_until_a_wipe_has_begun(item: str, module: str, stat
 
 def test_subjects_differ_between_items() -> None:
     assert len({subject(item) for item in PLAN.items.values()}) == len(PLAN.items)
+
+
+def test_the_operator_opens_no_gate_for_himself() -> None:
+    words = [said("waiver", "olga", gate="grace", items=["*"])]
+    item = PLAN.items[PGDATA]
+    assert gates.waiver("grace", item, context(FORGOTTEN, words)) is None
+    assert gates.waiver("grace", item, context(FORGOTTEN, [said("waiver", "alice", gate="grace", items=["*"])])) is not None
+    hold = said("hold", "alice", items=[PGDATA], reason="court")
+    lift = said("hold", "olga", "lift", lifts=hold.sha256)
+    assert gates.held([PGDATA], context(FORGOTTEN, [hold, lift])) == [hold]
+    assert gates.held([PGDATA], context(FORGOTTEN, [hold, said("hold", "bob", "lift", lifts=hold.sha256)])) == []
