@@ -108,8 +108,9 @@ def remove(container: str) -> None:
 
 
 def ours() -> list[str]:
-    """Names of all containers that carry the lab's label, running or not."""
-    return out(["docker", "ps", "-a", "--filter", f"label={LABEL}", "--format", "{{.Names}}"]).split()
+    """Names of all containers of the lab, running or not: by label and by name, since whatever else is made from the lab's
+    image (the tests' own hosts) inherits the label."""
+    return out(["docker", "ps", "-a", "--filter", f"label={LABEL}", "--filter", f"name=^/{paths.NAME}-", "--format", "{{.Names}}"]).split()
 
 
 def remove_volumes_and_network() -> None:
