@@ -114,7 +114,7 @@ def test_crontab_of_the_base_system():
     assert _survey.base_commands(text + "1 * * * * root backup\n") == 1
 
 
-MOUNTS = """22 1 254:0 / / rw shared:1 - ext4 /dev/vda1 rw
+MOUNTS = """22 1 254:0 / / rw shared:1 - ext4 /dev/sda1 rw
 30 22 8:17 / /srv/crm\\040files rw,relatime shared:2 - xfs /dev/sdb1 rw
 31 22 8:33 / /mnt/old rw - ext4 /dev/sdc1 rw
 32 31 8:33 /sub /mnt/again rw - ext4 /dev/sdc1 rw

@@ -197,7 +197,7 @@ def test_the_places_of_a_package():
             package.folder(item)
 
 
-MOUNTS = """21 1 254:0 / / rw - ext4 /dev/vda rw
+MOUNTS = """21 1 254:0 / / rw - ext4 /dev/sda rw
 30 21 0:25 / /dev/shm rw - tmpfs shm rw
 31 30 0:26 / /dev/shm/on\\040disk rw - ext4 /dev/vdb rw
 """

@@ -70,7 +70,7 @@ def test_a_step_back_is_given_what_the_ledger_recorded_as_found() -> None:
         ("database:creme", "database_dump", {"socket": "/tmp/another"}),
         ("filestore:uploads", "filestore_archive", {"path": "/srv/empty"}),
         ("medium:pgdata", "media_wipe", {"identity": {"serial": "other"}}),
-        ("medium:pgdata", "media_wipe", {"device": "/dev/vda"}),
+        ("medium:pgdata", "media_wipe", {"device": "/dev/sda"}),
         ("medium:pgdata", "media_wipe", {"stream_key": "00" * 32}),
         ("medium:pgdata", "media_wipe", {"identity_waiver": "ab" * 32}),
         ("medium:pgdata", "media_wipe", {"authorisation_sha256": "ab" * 32}),
