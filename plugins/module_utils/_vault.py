@@ -119,6 +119,13 @@ def read_record(path):
         )
 
 
+def cipher_files(entry):
+    # type: (Dict[str, Any]) -> List[Tuple[str, str, int]]
+    """(name in the data set's folder, SHA-256, bytes) of every file of ciphertext that a stored artefact consists of, in order."""
+    parts = entry.get("segments") or [dict(entry, file=entry["file"] + ".age")]
+    return [(part["file"], part["cipher_sha256"], int(part["cipher_bytes"])) for part in parts]
+
+
 def make_directory(path, mode=0o700):
     # type: (str, int) -> None
     try:
