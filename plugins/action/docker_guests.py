@@ -20,6 +20,7 @@ SPEC: dict[str, Any] = {
     "state": {"type": "str", "required": True, "choices": ["stopped", "started", "saved"]},
     "label": {"type": "str", "required": True},
     "containers": {"type": "list", "elements": "str"},
+    "others": {"type": "list", "elements": "str", "default": []},
     "timeout": {"type": "float", "default": 120},
     "force_after": {"type": "float"},
     "force_allowed_by": {"type": "str"},
@@ -62,7 +63,10 @@ class ActionModule(RecordedAction):
             ledger.append(book, {"kind": "found", "item": options["item"], "aspect": "guest", **found})
 
         reach = relay.from_connection(self._connection)
-        with relay.Relay(reach, options["socket"]) as way, Engine(way.address, options["label"], way=way) as engine:
+        with (
+            relay.Relay(reach, options["socket"]) as way,
+            Engine(way.address, options["label"], way=way, others=options["others"]) as engine,
+        ):
             if options["state"] == "stopped":
                 return docker_verbs.stop(
                     engine,

@@ -32,6 +32,18 @@ def expected(declared: dict[str, Any], inspects: list[dict[str, Any]], volumes: 
     return {"found": "no" if detail else "yes", "identity": {"containers": sorted(names), "ids": names}, "media": [], "detail": detail}
 
 
+def others_of(item: dict[str, Any], sets: list[dict[str, Any]]) -> set[str]:
+    """Names that other sets declare under the same label. Pure. Raises Refusal where a shared label leaves open what is whose."""
+    same = [one for one in sets if one is not item and one["label"] == item["label"]]
+    for one in [item, *same] if same else []:
+        if not one.get("containers"):
+            raise Refusal(
+                f"container:{one['name']} shares the label {one['label']} with another item; "
+                "then each of them has to list its containers (containers: [NAME, ...])"
+            )
+    return {name for one in same for name in one["containers"]}
+
+
 def strangers(rows: list[dict[str, Any]], labels: list[str]) -> list[dict[str, Any]]:
     """Containers of the engine that belong to no declared set, as findings. Pure."""
     wanted = {tuple(label.split("=", 1)) for label in labels}
@@ -67,7 +79,7 @@ class ActionModule(ActionBase):
             sets = [item for item in declared if item.get("socket", SOCKET) == socket]
             with relay.Relay(reach, socket) as way:
                 for item in sets:
-                    with Engine(way.address, item["label"], way=way) as engine:
+                    with Engine(way.address, item["label"], way=way, others=others_of(item, sets)) as engine:
                         inspects = engine.inspects()
                         seen[f"container:{item['name']}"] = expected(item, inspects, engine.volumes(inspects))
                         rows = list(engine.api.containers(all=True))

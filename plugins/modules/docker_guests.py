@@ -41,6 +41,13 @@ options:
       - Required for O(state=stopped) and O(state=saved).
     type: list
     elements: str
+  others:
+    description:
+      - Names that carry the label and belong to other items of the plan, such as the database of the same Compose project,
+        which stops later. They are neither touched nor counted. Taken from the plan.
+    type: list
+    elements: str
+    default: []
   timeout:
     description: Seconds that each container has, from its own request, to end or to start.
     type: float

@@ -12,7 +12,7 @@ from __future__ import annotations
 import contextlib
 import datetime
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
@@ -158,14 +158,15 @@ UPDATE_PAUSE = 0.25  # seconds
 
 
 class Engine:
-    """One engine, one label. Guests outside the label are not even read."""
+    """One engine, one label. Guests outside the label are not even read, nor are those named in `others`."""
 
-    def __init__(self, address: str, label: str, timeout: int = HTTP_TIMEOUT, way: Any = None) -> None:
+    def __init__(self, address: str, label: str, timeout: int = HTTP_TIMEOUT, way: Any = None, others: Iterable[str] = ()) -> None:
         if MISSING:
             raise Refusal(f"the control node needs the Python package docker for this ({MISSING}): pip install docker")
         if not label.strip() or label.startswith("="):
             raise Refusal("label is empty; without one every container of the engine would be taken. Give key=value.")
         self.label = label
+        self._others = {f"/{name}" for name in others}
         self._way = way  # the relay, for its complaint when the engine does not answer
         self._asked_at: dict[str, float] = {}
         self._ahead: float | None = None
@@ -205,7 +206,8 @@ class Engine:
 
     def _list(self) -> list[dict[str, Any]]:
         with self._errors():
-            return list(self.api.containers(all=True, filters={"label": self.label}))
+            rows = self.api.containers(all=True, filters={"label": self.label})
+        return [row for row in rows if not self._others & set(row.get("Names") or [])]
 
     def inspect(self, key: str) -> dict[str, Any] | None:
         with self._errors(key[:12]):

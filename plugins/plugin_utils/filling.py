@@ -118,10 +118,17 @@ def _filestore_archive(item: Item, plan: Plan, view: View, vault: str) -> Option
     return {name: item["expects"].get(name) for name in ("path", "staging")}
 
 
+def _containers(item: Item) -> list[str]:
+    return list(item["expects"].get("containers") or item["identity"].get("containers") or [])
+
+
 def _docker_guests(item: Item, plan: Plan, view: View, vault: str) -> Options:
+    label = item["expects"]["label"]
+    same = [one for one in plan.of("container", host=item["host"]) if one is not item and one["expects"].get("label") == label]
     return {
-        "label": item["expects"]["label"],
-        "containers": item["expects"].get("containers") or item["identity"].get("containers"),
+        "label": label,
+        "containers": _containers(item),
+        "others": sorted({name for one in same for name in _containers(one)}),
         "staging": item["expects"].get("staging"),
     }
 

@@ -157,7 +157,11 @@ def _service(item: Item, context: Context, vault: str) -> list[Missing]:
 
 
 def _guest(item: Item, context: Context, vault: str) -> list[Missing]:
-    return _above_stopped(item, context)
+    """Containers that serve databases stop when those are dumped: the dump needs the server, the archive of its volume that it rests."""
+    found = _above_stopped(item, context)
+    for database in context.plan.served_by(item["id"]):
+        found += _dumped(database, context)
+    return found
 
 
 def _dump(item: Item, context: Context, vault: str) -> list[Missing]:

@@ -79,6 +79,10 @@ class Plan:
                     frontier.append(item["id"])
         return list(found.values())
 
+    def served_by(self, container_id: str) -> list[Item]:
+        """The databases whose server runs in this set of containers."""
+        return [item for item in self.of("database") if container_id in item["stands_on"]]
+
     def carried_by(self, medium_id: str) -> list[Item]:
         """The data sets that lie on this medium."""
         return [item for item in self.of(*DATA_SETS) if medium_id in item.get("media", [])]
@@ -166,6 +170,9 @@ def _item_faults(item: Item, ids: set[str], waves: list[str]) -> list[str]:
         wrong.append(f"{name} lies on no known medium")
     if not name.startswith(f"{item['kind']}:") or (item["kind"] == "host" and name != f"host:{item['host']}"):
         wrong.append(f"{name} is not named after its kind {item['kind']!r}" + (" and host" if item["kind"] == "host" else ""))
+    within = item["expects"].get("reach") or {}
+    if within.get("kind") == "container" and not any(parent.startswith("container:") for parent in item["stands_on"]):
+        wrong.append(f"{name} is served by the container {within.get('container')!r}, but stands on no item of containers (uses)")
     if f"host:{item['host']}" not in ids:
         wrong.append(f"{name} is on {item['host']}, which is no host of the plan")
     if item["kind"] == "application" and not any(item["expects"].get(part) for part in ("schedulers", "web", "services")):

@@ -40,7 +40,9 @@ def waves_of(phase: str, wanted: str, plan: Plan, view: View, check: bool = Fals
 
 
 def members(plan: Plan, waves: list[str]) -> list[dict[str, Any]]:
-    """For each machine of the run: its name, its place (estate, vault or station) and the ids of its items by kind."""
+    """For each machine of the run: its name, its place (estate, vault or station) and the ids of its items by kind.
+
+    Containers are listed in the order in which they stop: those that others stand on come last."""
     found: dict[tuple[str, str], dict[str, list[str]]] = {}
 
     def add(host: str, place: str, kind: str, item_id: str) -> None:
@@ -52,7 +54,7 @@ def members(plan: Plan, waves: list[str]) -> list[dict[str, Any]]:
         if item["kind"] == "medium":
             add(item["wipe"]["host"], "station", "medium", item["id"])
             continue
-        for kind in _work(item):
+        for kind in _work(item, plan):
             add(item["host"], "estate", kind, item["id"])
         if item["expects"].get("sessions"):
             add(plan.items[item["expects"]["sessions"]["database"]]["host"], "estate", "session", item["id"])
@@ -65,6 +67,10 @@ def members(plan: Plan, waves: list[str]) -> list[dict[str, Any]]:
                 package = f"host:{item['host']}"
                 if package not in found[vault, "vault"].get("package", []):
                     add(vault, "vault", "package", package)
+    for kinds in found.values():
+        for kind in ("container", "database_container"):
+            if kind in kinds:
+                kinds[kind].sort(key=lambda name: sum(above["kind"] == "container" for above in plan.standing_on(name)))
     tiers = power_order(plan)
     # One machine in two places (a vault that is also the station) is told all its work each time: its variables are its own.
     work = {host: {kind: ids for (name, _), kinds in found.items() if name == host for kind, ids in kinds.items()} for host, _ in found}
@@ -74,7 +80,7 @@ def members(plan: Plan, waves: list[str]) -> list[dict[str, Any]]:
     ]
 
 
-def _work(item: Item) -> list[str]:
+def _work(item: Item, plan: Plan) -> list[str]:
     """The lists of work that an item is in: its kind, and what it declares to be frozen or stopped."""
     expects = item["expects"]
     if item["kind"] == "application":
@@ -82,6 +88,8 @@ def _work(item: Item) -> list[str]:
         return [name for name, key in declared if expects.get(key)]
     if item["kind"] == "database" and expects.get("unit"):
         return ["database", "database_service"]
+    if item["kind"] == "container" and plan.served_by(item["id"]):
+        return ["database_container"]
     return [item["kind"]]
 
 
