@@ -13,7 +13,7 @@ import json
 import tarfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -82,14 +82,14 @@ class Stack:
         time.sleep(0.4)
 
     @contextlib.contextmanager
-    def engine(self) -> Iterator[Engine]:
+    def engine(self, others: Iterable[str] = ()) -> Iterator[Engine]:
         far = relay.Reach(argv=lambda line: ["/bin/sh", "-c", line], direct=False, name="far")
-        with relay.Relay(far, SOCKET) as way, Engine(way.address, self.label, way=way) as engine:
+        with relay.Relay(far, SOCKET) as way, Engine(way.address, self.label, way=way, others=others) as engine:
             yield engine
 
     def stop(self, *short: str, timeout: float = 15, check: bool = False, **rest: Any) -> dict[str, Any]:
         limits = docker_verbs.Limits(timeout, rest.pop("force_after", None), rest.pop("allowed_by", ""))
-        with self.engine() as engine:
+        with self.engine(self.names(*rest.pop("others", ()))) as engine:
             return docker_verbs.stop(
                 engine,
                 Account("docker_guests", "container:t"),
@@ -132,6 +132,17 @@ def stack(api: docker.APIClient) -> Iterator[Stack]:
     made = Stack(api, ensure_mini_image())
     yield made
     made.remove()
+
+
+def test_containers_of_another_item_of_the_same_stack_are_left_alone(stack: Stack) -> None:
+    stack.make("web", OBEYS, "always")
+    stack.make("db", OBEYS, "always")
+    stack.settle()
+    with pytest.raises(Refusal, match=stack.name("db")):
+        stack.stop("web")
+    done = stack.stop("web", others=["db"])
+    assert (done["changed"], list(done["result"]["guests"])) == (True, [stack.name("web")])
+    assert (stack.status("web"), stack.status("db"), stack.policy("db")) == ("exited", "running", "always")
 
 
 def test_all_ways_of_ending_are_told_apart(stack: Stack) -> None:
