@@ -48,6 +48,8 @@ def preserve(rec, staging, spec, is_fresh, data_bytes):
     problem = staging.problem()
     if problem:
         rec.fail(problem)
+    if rec.revisit:
+        conclude(rec, staging)
     record, changed, before = observe(staging, is_fresh)
     before["staging_free_bytes"] = staging.free()
     rec.before(before)
@@ -66,6 +68,11 @@ def preserve(rec, staging, spec, is_fresh, data_bytes):
     rec.note(act="attached to the running job" if before["job"] == "running" else "started the job", job=staging.job.name)
     staging.job.start(_staging.sources(_dump_job.TRAVELS + (_dump_job,)), "_dump_job.py", spec)
     rec.let_others_attach()
+    conclude(rec, staging)
+
+
+def conclude(rec, staging):
+    """Wait for the job and look at what it left. Ends the module."""
     record = finished_record(rec, staging)
     damage = staging.damage(record)
     rec.after({"job": "done", "finished": record["dump_id"], "damage": damage})
@@ -78,7 +85,7 @@ def preserve(rec, staging, spec, is_fresh, data_bytes):
 
 
 def finished_record(rec, staging):
-    status = staging.job.wait(rec.params["timeout"])
+    status = rec.attend(staging.job, rec.params["timeout"])
     if status["state"] == "running":
         rec.fail(
             "the copy is still being made after {0} seconds ({1}); it goes on by itself, run the same command again to attach to it".format(

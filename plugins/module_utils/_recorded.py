@@ -26,6 +26,8 @@ from ansible_collections.sunset.crm.plugins.module_utils._canonical import canon
 STDERR_TAIL = 2000
 # A module outlives its controller by seconds: the command that is typed again after a kill waits for it instead of failing.
 LOCK_PATIENCE = 30
+# What an action that comes back to a running job carries from one call to the next; it says how, not whether, so it is not sealed.
+VISIT = "visit"
 LOCK_DIRECTORIES = ("/run/lock", "/var/lock", "/dev/shm", "/tmp")
 
 
@@ -61,7 +63,7 @@ def receipt_problem(receipt, module, item, check, here=""):
     if not receipt:
         return "there is no receipt"
     bound = make_receipt(module, item, receipt.get("intent", ""), bool(receipt.get("check")), receipt.get("machine", ""))
-    if receipt != bound:
+    if {key: value for key, value in receipt.items() if key != VISIT} != bound:
         return "the receipt belongs to another module or item, or was altered"
     if receipt["check"] and not check:
         return "the receipt was given for check mode"
@@ -155,7 +157,15 @@ class Recorded(object):
                 "%s refuses to act: %s. It changes things only when the collection's own action plugin has checked the "
                 "gates and recorded an intent; run it from a play, with its full name sunset.crm.%s." % (self.name, problem, self.name)
             )
+        self._visit = self.params["receipt"].get(VISIT) or {}
+        self._evidence.update(self._visit.get("carried") or {})
         self._lock = self._take_lock(object_lock) if not self.check_mode else None
+
+    @property
+    def revisit(self):
+        # type: () -> bool
+        """Whether an earlier call of the same step has started or joined the job: then nothing is decided again."""
+        return bool(self._visit.get("carried"))
 
     def _take_lock(self, object_lock):
         # type: (str) -> int
@@ -180,6 +190,22 @@ class Recorded(object):
         next run can attach to the job although this process still sits here waiting for it."""
         if self._lock is not None:
             fcntl.flock(self._lock, fcntl.LOCK_UN)
+
+    def attend(self, job, timeout):
+        # type: (Any, float) -> Dict[str, Any]
+        """The job's status at its end, or after timeout seconds over all calls.
+
+        Where the action gives a patience, the module ends after that long as "pending": the action says how far the job is and calls
+        again. So a person sees progress, and no connection has to live for hours.
+        """
+        waited, patience = float(self._visit.get("waited", 0)), self._visit.get("patience")
+        left = timeout - waited
+        status = job.wait(min(left, patience) if patience else left)  # type: Dict[str, Any]
+        if status["state"] == "running" and patience and left > patience:
+            carried = self._visit.get("carried") or {key: self._evidence[key] for key in ("started", "before", "actions", "tools")}
+            visit = {"waited": waited + patience, "patience": patience, "carried": carried}
+            self.module.exit_json(changed=True, pending={"progress": status["progress"], VISIT: visit})
+        return status
 
     def before(self, value):
         # type: (Dict[str, Any]) -> None

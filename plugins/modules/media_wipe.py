@@ -380,6 +380,9 @@ def main():
         rec.fail(problem)
     key = bytes(bytearray.fromhex(params["stream_key"]))
     job = Job(params["state_directory"], job_name(rec.item, key))
+    if rec.revisit:
+        rec.let_others_attach()
+        finish(rec, job, rec.attend(job, params["wait"]), params, key)
     before, status = observe(params, job, key)
     rec.before(before)
     decision = before["decision"]
@@ -396,7 +399,7 @@ def main():
         start(job, params)
     rec.note(act=decision, job=job.name, device=params["device"])
     rec.let_others_attach()
-    finish(rec, job, job.wait(params["wait"]), params, key)
+    finish(rec, job, rec.attend(job, params["wait"]), params, key)
 
 
 if __name__ == "__main__":

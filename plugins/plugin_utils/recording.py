@@ -10,16 +10,18 @@ from __future__ import annotations
 
 import contextlib
 import json
+import time
 from typing import Any
 
 from ansible.plugins.action import ActionBase
 
 from ansible_collections.sunset.crm.plugins.module_utils._canonical import digest
-from ansible_collections.sunset.crm.plugins.module_utils._recorded import make_receipt
+from ansible_collections.sunset.crm.plugins.module_utils._recorded import VISIT, make_receipt
 from ansible_collections.sunset.crm.plugins.plugin_utils import filling, gates, ledger, steps
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
 from ansible_collections.sunset.crm.plugins.plugin_utils.estate import Estate
 from ansible_collections.sunset.crm.plugins.plugin_utils.plan import Item, subject
+from ansible_collections.sunset.crm.plugins.plugin_utils.progress import words
 from ansible_collections.sunset.crm.plugins.plugin_utils.session import Session
 from ansible_collections.sunset.crm.plugins.plugin_utils.view import Seen
 from ansible_collections.sunset.crm.plugins.plugin_utils.witness import read as read_witness
@@ -28,6 +30,10 @@ from ansible_collections.sunset.crm.plugins.plugin_utils.witness import read as 
 REVERSIBLE = ("scheduler", "web", "service", "guest", "power")
 # In check mode these cannot look at a world that does not exist yet (a package, a staged dump); their end is predicted.
 PREDICTED = ("package", "access", "copy", "proof")
+
+
+# Seconds after which a person is told how far a long step is, and from then on how often.
+FIRST_PATIENCE, PATIENCE = 20, 60
 
 
 def plain(value: Any) -> Any:
@@ -185,8 +191,15 @@ class RecordedAction(ActionBase):
         receipt = make_receipt(self.name, args["item"], intent, check, self._machine)
         was = self._task.check_mode
         self._task.check_mode = check
+        visit: dict[str, Any] = {"patience": FIRST_PATIENCE}
         try:
-            return self.perform({**args, "receipt": receipt}, task_vars, check)
+            while True:
+                done = self.perform({**args, "receipt": receipt if check else {**receipt, VISIT: visit}}, task_vars, check)
+                if not (pending := plain(done.get("pending"))):
+                    return done
+                # What a module says of itself is no evidence; it is shown and never recorded.
+                self._display.display(f"{task_vars.get('inventory_hostname')}: {args['item']}: {words(pending['progress'], time.time())}")
+                visit = {**pending[VISIT], "patience": PATIENCE}
         except Refusal as exc:
             return {"failed": True, "changed": False, "msg": str(exc)}
         finally:

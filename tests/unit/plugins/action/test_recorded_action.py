@@ -40,6 +40,7 @@ class Bench:
     def __init__(self, estate: Estate, book: Book) -> None:
         self.estate, self.book = estate, book
         self.calls: list[tuple[Result, bool]] = []
+        self.shown: list[str] = []
         self.world: Callable[[Result, bool], Result] = lambda args, check: evidence(args["item"])
 
     def open(self, phase: str = "shutdown", **changes: Any) -> None:
@@ -58,6 +59,7 @@ class Bench:
                 return bench.world(args, check)
 
         action = object.__new__(Action)
+        action._display = SimpleNamespace(display=self.shown.append)
         action._task = SimpleNamespace(args={"item": item, **options}, check_mode=check, delegate_to=delegate_to)
         done: Result = action._step({"inventory_hostname": host, "sunset_estate_dir": str(self.estate.root)})
         return done
@@ -145,6 +147,26 @@ def test_the_receipt_is_good_for_this_module_item_machine_and_mode_only(fresh: B
     assert "without an id" in str(receipt_problem(act["receipt"], "scheduler_state", APP, False, ""))
     assert "check mode" in str(receipt_problem(seen["receipt"], "scheduler_state", APP, False, "id-of-app1"))
     assert receipt_problem({**seen["receipt"], "check": False}, "scheduler_state", APP, False, "id-of-app1")
+
+
+def test_a_long_step_is_told_of_and_called_again_under_the_same_intent(fresh: Bench) -> None:
+    visits: list[Result] = []
+
+    def slow(args: Result, check: bool) -> Result:
+        visit = args["receipt"].get("visit", {})
+        visits.append(visit)
+        if check or visit.get("waited"):
+            return evidence(args["item"])
+        return {"changed": True, "pending": {"progress": {"phase": "dump"}, "visit": {"waited": 20, "carried": {"before": {"was": 1}}}}}
+
+    fresh.world = slow
+    fresh.do("scheduler_state", APP, "app1", state="frozen")
+    assert [one for one in visits if one] == [
+        {"patience": recording.FIRST_PATIENCE},
+        {"waited": 20, "carried": {"before": {"was": 1}}, "patience": recording.PATIENCE},
+    ]
+    assert [line["kind"] for line in fresh.lines()] == ["intent", "outcome"]
+    assert fresh.shown == ["app1: application:creme: dump"]
 
 
 def test_a_second_time_nothing_is_written(fresh: Bench) -> None:
