@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from ansible_collections.sunset.crm.plugins.module_utils import _fingerprint
+from ansible_collections.sunset.crm.plugins.module_utils._recorded import make_receipt
 from tests.integration.host_container import Failed
 from tests.integration.preserve_servers import MY_COPY_SOCKET, PG_COPY_PORT, STAGING, Servers
 
@@ -180,6 +181,24 @@ def test_a_second_run_attaches(servers: Servers) -> None:
     answer = dump(servers, PG)
     assert answer["evidence"]["actions"][0]["act"] == "attached to the running job"
     assert answer["changed"] and job and not servers.jobs()
+    assert not dump(servers, PG, check=True)["changed"]
+
+
+def test_a_long_dump_is_visited_until_it_ends(servers: Servers) -> None:
+    """As the action does it: the module ends early and says how far it is; the last visit has what the first one found."""
+    visit: dict[str, Any] = {"patience": 0.5}
+    seen: list[dict[str, Any]] = []
+    while True:
+        receipt = {**make_receipt("database_dump", PG["item"], intent="test"), "visit": visit}
+        answer = servers.module("database_dump", **dict(PG, rate=40000), receipt=receipt)
+        if "pending" not in answer:
+            break
+        seen.append(answer["pending"]["progress"])
+        visit = {**answer["pending"]["visit"], "patience": 0.5}
+    assert len(seen) >= 2 and {"phase", "bytes", "started"} <= set(seen[-1])
+    evidence = answer["evidence"]
+    assert answer["changed"] and evidence["verdict"] == "yes" and evidence["before"]["job"] == "absent"
+    assert [act["act"] for act in evidence["actions"]] == ["started the job"]
     assert not dump(servers, PG, check=True)["changed"]
 
 
