@@ -25,6 +25,8 @@ import subprocess
 
 from ansible_collections.sunset.crm.plugins.module_utils import (
     _canonical,
+    _direct,
+    _direct_job,
     _dump_my,
     _dump_pg,
     _filestore,
@@ -37,7 +39,21 @@ from ansible_collections.sunset.crm.plugins.module_utils import (
     _stream,
 )
 
-TRAVELS = (_canonical, _dump_my, _dump_pg, _filestore, _fingerprint, _fingerprint_my, _fingerprint_pg, _job, _sqlclient, _staging, _stream)
+TRAVELS = (
+    _canonical,
+    _direct,
+    _direct_job,
+    _dump_my,
+    _dump_pg,
+    _filestore,
+    _fingerprint,
+    _fingerprint_my,
+    _fingerprint_pg,
+    _job,
+    _sqlclient,
+    _staging,
+    _stream,
+)
 
 
 RESERVE = 64 * 1024
@@ -78,6 +94,7 @@ class Copy(object):
 
     def __init__(self, staging, dump_id, spec, report):
         self._directory = staging.begin(dump_id)
+        self._place = staging
         self._prefix = "{0}.{1}".format(staging.slug, dump_id)
         self._codec = _stream.find_codec()
         self._rate = spec.get("rate")
@@ -86,7 +103,8 @@ class Copy(object):
 
     def add(self, role, ending, chunks):
         self._report.phase(role)
-        artefact = _stream.stage(chunks, self._directory, self._prefix + ending, role, self._codec, self._rate, self._report.bytes)
+        name = self._prefix + ending
+        artefact = self._place.stage(chunks, self._directory, name, role, self._codec, self._rate, self._report.bytes)
         self.artefacts.append(artefact)
         return artefact
 
@@ -96,6 +114,8 @@ class Copy(object):
     def check(self, readers):
         """Read everything back from the disk; a reader must take the dump to its end."""
         for artefact in self.artefacts:
+            if artefact.get("direct"):
+                continue  # nothing was staged; the vault's proof restores it
             self._report.phase("reading back " + artefact["role"], artefact["bytes"])
             _stream.check_staged(artefact, readers.get(artefact["role"]))
 
@@ -232,14 +252,16 @@ KINDS = {"postgresql": dump_postgresql, "mariadb": dump_mariadb, "filestore": ar
 
 
 def make(spec):
-    staging = _staging.Staging(spec["staging"], spec["item"])
+    staging = _direct.place(spec)
     report = Report(spec["directory"])
     try:
         artefacts, facts = KINDS[spec["kind"]](spec, staging, report)
     except Exception:
         staging.abandon()  # half a copy is of no use, and where the disk is full its room is needed to say so
         raise
-    dump_id = short_id(facts.get("fingerprint_sha256") or facts["manifest_sha256"])
+    content = facts.get("fingerprint_sha256") or facts["manifest_sha256"]
+    dump_id = short_id(content)
+    staging.seal(spec, artefacts, content)
     record = {"dump_id": dump_id, "artefacts": artefacts, "source": facts}
     staging.commit(record)
     report.phase("done")

@@ -7,12 +7,13 @@ from ansible_collections.sunset.crm.plugins.module_utils import _dump_job, _stag
 
 OPTIONS = {
     "staging": {"type": "path", "required": True},
+    "direct": {"type": "str", "choices": ["auto", "never", "always"], "default": "auto"},
     "rate": {"type": "int"},
     "timeout": {"type": "int", "default": 86400},
 }
 
 
-def decide(record, damage, fresh, job_state):
+def decide(record, damage, fresh, job_state, refused=False):
     """(changed, why). Pure: what was read decides, in check mode as in the real one."""
     if job_state == "running":
         return True, "a copy is being made"
@@ -20,23 +21,38 @@ def decide(record, damage, fresh, job_state):
         return True, "the job that made a copy was interrupted" if job_state == "died" else "there is no finished copy"
     if damage:
         return True, "the staged copy is damaged: " + "; ".join(damage)
+    if refused:
+        return True, "the copy was not staged, and direct is now never"
     if not fresh:
         return True, "the source is not what was copied"
     return False, "the staged copy is whole and its source unchanged"
 
 
-def observe(staging, is_fresh):
+def is_direct(record):
+    return any(artefact.get("direct") for artefact in record["artefacts"])
+
+
+def observe(staging, is_fresh, direct="auto"):
     """What is there now. The source is only read where the staged copy is whole; nothing else could make it the right one."""
     job_state = staging.job.status()["state"]
     record = staging.finished() if job_state != "running" else None
     damage = staging.damage(record) if record else []
-    fresh = is_fresh(record) if record and not damage else None
-    changed, why = decide(record, damage, fresh, job_state)
+    refused = bool(record) and direct == "never" and is_direct(record)
+    fresh = is_fresh(record) if record and not damage and not refused else None
+    changed, why = decide(record, damage, fresh, job_state, refused)
     return (
         record,
         changed,
         {"job": job_state, "finished": record["dump_id"] if record else None, "damage": damage, "source_unchanged": fresh, "why": why},
     )
+
+
+def way(staging, data_bytes, direct):
+    """(goes straight to the vaults, sentence why, sentence that refuses). Known before anything is started."""
+    shortage = staging.shortage(data_bytes)
+    if direct == "never" or not (shortage or direct == "always"):
+        return False, None, shortage
+    return True, shortage or "direct is always", staging.shortage(0)
 
 
 def outcome(record):
@@ -50,7 +66,7 @@ def preserve(rec, staging, spec, is_fresh, data_bytes):
         rec.fail(problem)
     if rec.revisit:
         conclude(rec, staging)
-    record, changed, before = observe(staging, is_fresh)
+    record, changed, before = observe(staging, is_fresh, rec.params["direct"])
     before["staging_free_bytes"] = staging.free()
     rec.before(before)
     if not changed:
@@ -58,9 +74,12 @@ def preserve(rec, staging, spec, is_fresh, data_bytes):
         rec.finish(changed=False, verdict="yes", result=outcome(record))
         return
     if before["job"] != "running":
-        shortage = staging.shortage(data_bytes)
+        direct, why, shortage = way(staging, data_bytes, rec.params["direct"])
         if shortage:
             rec.fail(shortage, free_bytes=before["staging_free_bytes"], need_bytes=data_bytes + _staging.MARGIN)
+        if direct:
+            rec.note(act="the large artefact is not staged, each vault's stream is made when it pulls", why=why)
+            spec = dict(spec, direct=True, estimate=int(data_bytes) + _staging.MARGIN)
     if rec.check_mode:
         rec.finish(changed=True, verdict="unknown", result={})
         return

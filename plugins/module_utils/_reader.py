@@ -11,9 +11,11 @@ reads <key id>.json beside itself ({"directories": [...]}) and obeys SSH_ORIGINA
 
     stat <file>            one JSON line: {"bytes": n, "mtime_ns": n}
     read <file> <offset>   the bytes from offset to the end of the file as it was when opened
+    make <file>            the stream that the job beside this direct.json makes; its last words go to standard error
 
 Nothing else. A file is a plain name in one of the directories, or an absolute path below one of them. A link on the way
-from the allowed directory to the file is refused, and so is whatever is no regular file.
+from the allowed directory to the file is refused, and so is whatever is no regular file. What make runs must belong to the
+account that this runs as, root for a host's data, all the way from the allowed directory, and nobody else may write there.
 Exit codes: 0 done, 2 not allowed or not understood, 3 no such file, 4 the file changed while it was read.
 """
 
@@ -24,7 +26,8 @@ import stat
 import sys
 
 NAME = re.compile(r"^[A-Za-z0-9._-]{1,255}$")
-COMMAND = re.compile(r"^(?:(stat) (.+)|(read) (.+) ([0-9]{1,18}))$")
+COMMAND = re.compile(r"^(?:(stat|make) (.+)|(read) (.+) ([0-9]{1,18}))$")
+SPEC, JOB = "direct.json", "_direct_job.py"
 KEY_ID = re.compile(r"^[0-9a-f]{16}$")
 BLOCK = 1 << 18
 
@@ -44,8 +47,9 @@ def parse(command):
         verb, name = match.group(1) or match.group(3), match.group(2) or match.group(4)
         absolute = re.match("/[^/]", name) and os.path.normpath(name) == name
         if absolute or NAME.match(name) and name not in (".", ".."):
-            return verb, name, int(match.group(5) or 0)
-    raise Refused(2, "refused: expected 'stat FILE' or 'read FILE OFFSET'")
+            if verb != "make" or absolute and os.path.basename(name) == SPEC:
+                return verb, name, int(match.group(5) or 0)
+    raise Refused(2, "refused: expected 'stat FILE', 'read FILE OFFSET' or 'make /.../direct.json'")
 
 
 def candidates(directories, name):
@@ -60,29 +64,77 @@ def candidates(directories, name):
     return [(longest, name[len(longest) + 1 :].split("/"))]
 
 
+def walk(directory, parts):
+    # type: (str, list) -> list
+    """Descriptors of directory and of each of parts below it. The caller closes them, also after an exception: see open_below."""
+    way = [os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)]
+    try:
+        for part in parts:
+            way.append(os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=way[-1]))
+    except OSError:
+        close(way)
+        raise
+    return way
+
+
+def close(descriptors):
+    # type: (list) -> None
+    for descriptor in descriptors:
+        os.close(descriptor)
+
+
 def open_below(directory, parts):
     # type: (str, list) -> int
     """A descriptor of the regular file that parts lead to from directory, or -1 where there is none."""
-    here = -1
+    way = []  # type: list
     try:
-        here = os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
-        for part in parts[:-1]:
-            inner = os.open(part, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=here)
-            os.close(here)
-            here = inner
+        way = walk(directory, parts[:-1])
         # O_NONBLOCK: opening a named pipe must not wait for its writer.
-        fd = os.open(parts[-1], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=here)
+        fd = os.open(parts[-1], os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=way[-1])
     except FileNotFoundError:
         return -1
     except OSError:
         raise Refused(2, "refused: there is a link on the way to the file, or it may not be read")
     finally:
-        if here >= 0:
-            os.close(here)
+        close(way)
     if not stat.S_ISREG(os.fstat(fd).st_mode):
         os.close(fd)
         raise Refused(2, "refused: it is not a regular file")
     return fd
+
+
+def job_directory(directories, name):
+    # type: (list, str) -> int
+    """A descriptor of the directory of a job that nobody but this account can have put there or altered.
+
+    The caller goes on with the descriptor, never with the path: a directory above may belong to the database's own account,
+    which could put another in its place meanwhile.
+    """
+    directory, parts = candidates(directories, name)[0]
+    fd = open_below(directory, parts)
+    if fd < 0:
+        raise Refused(3, "no such file")
+    try:
+        way = walk(directory, parts[:-1])
+    except OSError:
+        os.close(fd)
+        raise Refused(2, "refused: the way to the job changed just now")
+    facts = [os.fstat(one) for one in way] + [os.fstat(fd)]
+    os.close(fd)
+    close(way[:-1])
+    private = not stat.S_IMODE(facts[-1].st_mode) & 0o077 and facts[-1].st_nlink == 1
+    if not private or any(one.st_uid != os.geteuid() or stat.S_IMODE(one.st_mode) & 0o022 for one in facts):
+        os.close(way[-1])
+        raise Refused(2, "refused: the job or a directory on its way belongs to another account, or others can write there")
+    return int(way[-1])
+
+
+def become_job(directories, name):
+    # type: (list, str) -> None
+    """From here on this process is the job: its exit code and its two outputs are the vault's answer."""
+    fd = job_directory(directories, name)
+    os.set_inheritable(fd, True)
+    os.execv(sys.executable, [sys.executable, "-I", "-B", "/proc/self/fd/%d/%s" % (fd, JOB)])
 
 
 def find(directories, name):
@@ -117,6 +169,8 @@ def stream(fd, offset, out):
 def serve(directories, command, out):
     # type: (list, str, object) -> None
     verb, name, offset = parse(command)
+    if verb == "make":
+        become_job(directories, name)
     fd = find(directories, name)
     try:
         if verb == "read":

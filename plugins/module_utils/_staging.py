@@ -6,6 +6,7 @@
 <staging>/                      0700, on a medium that is itself wiped later
   <slug>/finished.json          written last, by rename: artefacts, source, dump_id
   <slug>/<dump_id>/<artefacts>  0600
+  <slug>/<dump_id>/direct/      direct.json and the job that makes the large artefact for each vault, where it was not staged
   <slug>/job-<slug>/            the detached job
 """
 
@@ -101,6 +102,10 @@ class Staging(object):
         for artefact in record["artefacts"]:
             name = artefact["name"]
             try:
+                if artefact.get("direct"):
+                    if _stream.file_sha256(artefact["path"]) != artefact["spec_sha256"]:
+                        found.append("the description of the direct copy {0} has other content than recorded".format(name))
+                    continue
                 size = os.lstat(artefact["path"]).st_size
                 if size != artefact["bytes"]:
                     found.append("{0} has {1} bytes, recorded are {2}".format(name, size, artefact["bytes"]))
@@ -119,6 +124,13 @@ class Staging(object):
         target = os.path.join(self.directory, dump_id)
         os.mkdir(target, 0o700)
         return target
+
+    def stage(self, *arguments):
+        """Where an artefact of the copy goes: to a file."""
+        return _stream.stage(*arguments)
+
+    def seal(self, spec, artefacts, content):
+        """Called with the digest of the whole content, before the copy is published."""
 
     def abandon(self):
         """Remove every copy that is not the finished one."""

@@ -197,6 +197,12 @@ def stage(chunks, directory, name, role, codec, rate=None, progress=None):
     }
 
 
+def pour(chunks, descriptor, codec, rate=None, progress=None):
+    """The same pipe into a descriptor instead of a file: for a copy that is never staged. Both digests, both byte counts."""
+    plain, drain = _through(chunks, codec[1], lambda chunk: _write_all(descriptor, chunk), Throttle(rate), progress)
+    return {"sha256": drain.hexdigest(), "bytes": drain.count, "plain_sha256": plain[0], "plain_bytes": plain[1]}
+
+
 def _through(chunks, argv, sink, throttle, progress):
     errors = tempfile.TemporaryFile()
     child = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=errors, env=child_environment(), cwd="/")

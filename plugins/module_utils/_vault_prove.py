@@ -23,7 +23,13 @@ from ansible_collections.sunset.crm.plugins.module_utils import (
     _vault_postgresql,
     _vault_stream,
 )
-from ansible_collections.sunset.crm.plugins.module_utils._vault import Package, VaultError, read_record, write_record  # noqa: F401
+from ansible_collections.sunset.crm.plugins.module_utils._vault import (
+    Package,  # noqa: F401
+    VaultError,
+    cipher_files,
+    read_record,
+    write_record,
+)
 from ansible_collections.sunset.crm.plugins.module_utils._vault_scratch import Feed, Scratch
 
 SERVERS = {"postgresql": _vault_postgresql, "mariadb": _vault_mariadb}
@@ -58,16 +64,8 @@ class Artefacts(object):
     def open(self, entry, sink):
         # type: (Dict[str, Any], Any) -> None
         """Decrypt an artefact into sink; every digest must be the recorded one."""
-        path = os.path.join(self.package.folder(self.item), entry["file"] + ".age")
         codec = _vault_stream.codec_of(entry["file"])
-        facts = _vault_stream.decrypt_into(path, self.package.identity, codec, sink)
-        for key, what in (("cipher_sha256", "ciphertext"), ("sha256", "staged file"), ("plain_sha256", "content")):
-            if entry.get(key) and entry[key] != facts[key]:
-                raise VaultError(
-                    "%s: the %s has sha256 %s; recorded was %s; the stored copy is damaged, pull it again"
-                    % (entry["name"], what, facts[key], entry[key]),
-                    artefact=entry["name"],
-                )
+        facts = _vault_stream.decrypt_entry(self.package.folder(self.item), entry, self.package.identity, codec, sink)
         self.checked.append(entry["name"])
         self.rec.note(act="opened and checked", artefact=entry["name"], plain_bytes=facts["plain_bytes"])
 
@@ -332,7 +330,7 @@ def question(proof, stored, source):
     """What a proof record answers; another question needs another proof."""
     return {
         "proof": proof,
-        "cipher_sha256": sorted(entry["cipher_sha256"] for entry in stored),
+        "cipher_sha256": sorted(sha256 for entry in stored for _name, sha256, _size in cipher_files(entry)),
         "source_sha256": source.get("fingerprint_sha256") or source.get("manifest_sha256"),
     }
 

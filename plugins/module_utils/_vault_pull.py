@@ -3,22 +3,29 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Fetching the artefacts of one data set into a package, encrypted before they reach the vault's disk.
 
-Private to the collection. Valid for Python 3.6, standard library. A ciphertext stream cannot be continued in its middle
-(age's key of each file is new), so an interrupted artefact is fetched again from its start; whole ones are kept.
+Private to the collection. Valid for Python 3.6, standard library. A small artefact is one file and is fetched again from its
+start; a large one is a row of segments, recorded one by one, and the next run asks for what is missing behind the last whole
+one. The record of a data set:
+
+    {"item", "complete", "artefacts": [whole ones], "partial": {"file": {"sha256", "bytes", "segments": [...]}},
+     "earlier": [those of an earlier dump, until this one is complete]}
+
+Nothing counts until the digest over the whole staged file is the ledger's, or, of a direct artefact (one that was never staged:
+its source makes the stream anew for each vault), the one that the source tells at the end of its stream.
 """
 
-import glob
-import json
+import hashlib
 import os
-import re
-from typing import Any, Dict, List, Optional  # noqa: F401
+import time
+from typing import Any, Dict, List, Optional, Set, Tuple  # noqa: F401
 
-from ansible_collections.sunset.crm.plugins.module_utils import _vault_stream
+from ansible_collections.sunset.crm.plugins.module_utils import _vault_segments, _vault_stream
 from ansible_collections.sunset.crm.plugins.module_utils._vault import (
     NAME,
     SHA256,
     Package,  # noqa: F401
     VaultError,
+    cipher_files,
     item_slug,
     make_directory,
     read_record,
@@ -27,12 +34,12 @@ from ansible_collections.sunset.crm.plugins.module_utils._vault import (
     sync_directory,
     write_record,
 )
+from ansible_collections.sunset.crm.plugins.module_utils._vault_source import Connection, trailer_of
 
-HOST_KEY = re.compile(r"^(ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp(256|384|521)) ([A-Za-z0-9+/]+=*)( .*)?$")
-ADDRESS = re.compile(r"^[A-Za-z0-9:][A-Za-z0-9.:%_-]*$")
-USER = re.compile(r"^[a-z_][a-z0-9_.-]*\$?$")
-ALIAS = "sunset-source"
-KEPT = ("name", "file", "role", "sha256", "bytes", "plain_sha256", "plain_bytes")
+KEPT = ("name", "file", "role", "sha256", "bytes", "plain_sha256", "plain_bytes", "direct", "of", "estimate")
+NUMBERS = ("bytes", "plain_bytes", "estimate")
+# The reader's exit code for a file that was written to while it was read: what came is of no file that ever was.
+CHANGED = 4
 
 
 def check_artefacts(artefacts):
@@ -46,15 +53,14 @@ def check_artefacts(artefacts):
         if name in names:
             raise VaultError("two artefacts are called %s; names must differ within a data set" % name)
         # Inside the package it carries the staged file's own name, whose ending tells how to open it.
-        stored_as = os.path.basename(str(artefact.get("path") or name))
+        stored_as = name if artefact.get("direct") else os.path.basename(str(artefact.get("path") or name))
         if not NAME.match(stored_as) or stored_as.endswith((".part", ".age")) or stored_as in files:
             raise VaultError("the staged file of artefact %s is called %r; expected a plain name of its own" % (name, stored_as))
         names.add(name)
         files.add(stored_as)
-        if not SHA256.match(str(artefact.get("sha256"))) or not str(artefact.get("bytes")).isdigit():
-            raise VaultError("artefact %s has no sha256 and bytes; expected them from the ledger's evidence of the dump" % name)
-        one = {key: artefact[key] for key in KEPT if artefact.get(key) is not None}
-        for key in ("bytes", "plain_bytes"):
+        check_digests(artefact)
+        one = {key: artefact[key] for key in KEPT if artefact.get(key) not in (None, False)}
+        for key in NUMBERS:
             if key in one:
                 one[key] = int(one[key])
         one.setdefault("role", "artefact")
@@ -62,6 +68,20 @@ def check_artefacts(artefacts):
         one["source_path"] = source_path(artefact)
         kept.append(one)
     return kept
+
+
+def check_digests(artefact):
+    # type: (Dict[str, Any]) -> None
+    if artefact.get("direct"):
+        if not SHA256.match(str(artefact.get("of"))) or not str(artefact.get("estimate")).isdigit():
+            raise VaultError(
+                "artefact %s is to come directly from its source, but has no `of` and `estimate`; expected them from the ledger's "
+                "evidence of the dump" % artefact["name"]
+            )
+        if artefact.get("sha256") or artefact.get("bytes"):
+            raise VaultError("artefact %s is both direct and has digests of a staged file; make the dump again" % artefact["name"])
+    elif not SHA256.match(str(artefact.get("sha256"))) or not str(artefact.get("bytes")).isdigit():
+        raise VaultError("artefact %s has no sha256 and bytes; expected them from the ledger's evidence of the dump" % artefact["name"])
 
 
 def source_path(artefact):
@@ -73,87 +93,48 @@ def source_path(artefact):
     return path
 
 
-def check_source(source):
-    # type: (Dict[str, Any]) -> None
-    if not ADDRESS.match(str(source.get("address") or "")):
-        raise VaultError("source.address is %r; expected a host name or an IP address" % source.get("address"))
-    if not USER.match(source.get("user") or "root"):
-        raise VaultError("source.user is %r; expected a login name" % source.get("user"))
-    if not host_keys(source):
-        raise VaultError("source.host_key is missing; expected the host's public SSH key, pinned in the plan")
-
-
-def host_keys(source):
-    # type: (Dict[str, Any]) -> List[str]
-    given = source.get("host_key") or []
-    keys = [given] if not isinstance(given, list) else given
-    for key in keys:
-        if not HOST_KEY.match(str(key)):
-            raise VaultError("source.host_key %r is no public SSH host key such as 'ssh-ed25519 AAAA...'" % (key,))
-    return [" ".join(str(key).split()[:2]) for key in keys]
-
-
-def ssh_argv(source, key_path, known_hosts, words):
-    # type: (Dict[str, Any], str, str, List[str]) -> List[str]
-    """The whole ssh command: nothing of the user's or the system's configuration has a say in it."""
-    options = [
-        "BatchMode=yes",
-        "CheckHostIP=no",
-        "Compression=no",
-        "ConnectTimeout=15",
-        "ControlMaster=no",
-        "ControlPath=none",
-        "ForwardAgent=no",
-        "GlobalKnownHostsFile=/dev/null",
-        "HostKeyAlias=" + ALIAS,
-        "IdentitiesOnly=yes",
-        "IdentityAgent=none",
-        "LogLevel=ERROR",
-        "PreferredAuthentications=publickey",
-        "ServerAliveCountMax=4",
-        "ServerAliveInterval=15",
-        "StrictHostKeyChecking=yes",
-        "UpdateHostKeys=no",
-        "UserKnownHostsFile=" + known_hosts,
-    ]
-    argv = ["ssh", "-F", "/dev/null", "-T", "-i", key_path, "-p", str(int(source.get("port") or 22))]
-    for option in options:
-        argv += ["-o", option]
-    return argv + ["-l", source.get("user") or "root", "--", str(source["address"]), " ".join(words)]
-
-
-def known_hosts_text(source):
-    # type: (Dict[str, Any]) -> str
-    return "".join("%s %s\n" % (ALIAS, key) for key in host_keys(source))
-
-
 def matches(entry, artefact):
     # type: (Optional[Dict[str, Any]], Dict[str, Any]) -> bool
-    """Whether a record is about this very artefact."""
-    return entry is not None and all(entry.get(key) == artefact.get(key) for key in ("sha256", "bytes"))
+    """Whether a record is about this very artefact. A direct one has no digest beforehand: it is the copy of the same content."""
+    keys = ("direct", "of", "name") if artefact.get("direct") else ("direct", "sha256", "bytes")
+    return entry is not None and all(entry.get(key) == artefact.get(key) for key in keys)
+
+
+def is_whole(folder, name, sha256, size):
+    # type: (str, str, str, int) -> bool
+    """Read to its end."""
+    path = os.path.join(folder, name)
+    return os.path.isfile(path) and os.path.getsize(path) == size and sha256_file(path) == (sha256, size)
+
+
+def state_of(folder, entry, artefact, partial, here):
+    # type: (str, Optional[Dict[str, Any]], Dict[str, Any], Optional[Dict[str, Any]], Set[str]) -> str
+    """absent, another, partial, damaged or stored; each stored file is read."""
+    if entry is not None and matches(entry, artefact):
+        files = cipher_files(entry)
+        if not any(name in here for name, _sha256, _size in files):
+            return "absent"
+        return "stored" if all(is_whole(folder, *one) for one in files) else "damaged"
+    if matches(partial, artefact):
+        return "partial"
+    return "another" if entry is not None or artefact["file"] + ".age" in here else "absent"
 
 
 def observe(package, item, artefacts):
     # type: (Package, str, List[Dict[str, Any]]) -> Dict[str, Any]
     """Which artefacts are stored and whole: each stored file is read to its end."""
-    record = read_record(package.stored_path(item)) or {"artefacts": []}
+    folder, record = package.folder(item), read_record(package.stored_path(item)) or {"artefacts": []}
     by_file = {entry["file"]: entry for entry in record["artefacts"]}
-    state = {}
+    partial = record.get("partial") or {}
+    here = set(os.listdir(folder)) if os.path.isdir(folder) else set()
+    state, wanted = {}, set()  # type: Dict[str, str], Set[str]
     for artefact in artefacts:
-        entry = by_file.get(artefact["file"])
-        path = os.path.join(package.folder(item), artefact["file"] + ".age")
-        if not os.path.isfile(path):
-            state[artefact["name"]] = "absent"
-        elif entry is None or not matches(entry, artefact):
-            state[artefact["name"]] = "another"
-        else:
-            whole = sha256_file(path) == (entry["cipher_sha256"], entry["cipher_bytes"])
-            state[artefact["name"]] = "stored" if whole else "damaged"
-    wanted = {artefact["file"] + ".age" for artefact in artefacts}
-    here = os.listdir(package.folder(item)) if os.path.isdir(package.folder(item)) else []
+        entry, begun = by_file.get(artefact["file"]), partial.get(artefact["file"])
+        state[artefact["name"]] = state_of(folder, entry, artefact, begun, here)
+        wanted |= {name for one in (entry, begun) if one is not None and matches(one, artefact) for name, _s, _b in cipher_files(one)}
     return {
         "artefacts": state,
-        "superfluous": sorted(set(here) - wanted),
+        "superfluous": sorted(here - wanted),
         "recorded": bool(record.get("complete")) and sorted(by_file) == sorted(a["file"] for a in artefacts),
     }
 
@@ -169,11 +150,72 @@ def unchanged(seen):
     return not decide(seen) and not seen["superfluous"] and seen["recorded"]
 
 
-def space_needed(artefacts, names):
-    # type: (List[Dict[str, Any]], List[str]) -> int
-    """age adds a header and 16 bytes for each 64 KiB; a tenth of a per cent and a megabyte are kept on top."""
-    total = sum(artefact["bytes"] for artefact in artefacts if artefact["name"] in names)
+def size_of(artefact):
+    # type: (Dict[str, Any]) -> int
+    """Bytes that will come; of a direct artefact the most that may come."""
+    return int(artefact["estimate"] if artefact.get("direct") else artefact["bytes"])
+
+
+def space_needed(artefacts, names, kept=0):
+    # type: (List[Dict[str, Any]], List[str], int) -> int
+    """age adds a header to each file and 16 bytes to each 64 KiB; a tenth of a per cent and a megabyte are kept on top.
+
+    kept: bytes that an interrupted run has brought already.
+    """
+    total = max(0, sum(size_of(artefact) for artefact in artefacts if artefact["name"] in names) - kept)
     return total + total // 1000 + len(names) * 4096 + (1 << 20)
+
+
+class Record(object):
+    """The record of one data set on its way to complete; every change is written at once."""
+
+    def __init__(self, package, item, seen, artefacts):
+        # type: (Package, str, Dict[str, Any], List[Dict[str, Any]]) -> None
+        self.item, self.path = item, package.stored_path(item)
+        known = read_record(self.path) or {"artefacts": []}
+        wanted = {artefact["file"] for artefact in artefacts}
+        # A whole copy of an earlier dump stays, and is remembered, until the newer one is complete.
+        self.earlier = [entry for entry in known["artefacts"] if entry["file"] not in wanted] + known.get("earlier", [])
+        self.entries = {e["name"]: e for e in known["artefacts"] if seen["artefacts"].get(e["name"]) == "stored"}
+        self.partial = {}  # type: Dict[str, Dict[str, Any]]
+        by_file = {e["file"]: e for e in known["artefacts"]}
+        for artefact in artefacts:
+            state, file = seen["artefacts"][artefact["name"]], artefact["file"]
+            begun = {"partial": (known.get("partial") or {}).get(file), "damaged": by_file.get(file)}.get(state)
+            if begun and begun.get("segments") and not artefact.get("direct"):
+                self.partial[file] = dict(begun, segments=list(begun["segments"]))
+
+    def segments(self, artefact):
+        # type: (Dict[str, Any]) -> List[Dict[str, Any]]
+        begun = self.partial.get(artefact["file"])
+        return begun["segments"] if begun else []
+
+    def keep(self, artefact, segments):
+        # type: (Dict[str, Any], List[Dict[str, Any]]) -> None
+        self.partial[artefact["file"]] = {"sha256": artefact["sha256"], "bytes": artefact["bytes"], "segments": segments}
+        self.write()
+
+    def done(self, entry):
+        # type: (Dict[str, Any]) -> None
+        self.partial.pop(entry["file"], None)
+        self.entries[entry["name"]] = entry
+        self.write()
+
+    def drop(self, artefact):
+        # type: (Dict[str, Any]) -> None
+        if self.partial.pop(artefact["file"], None):
+            self.write()
+
+    def write(self, complete=False):
+        # type: (bool) -> None
+        record = {"item": self.item, "complete": complete, "artefacts": ordered(self.entries)}
+        rest = {"partial": self.partial, "earlier": self.earlier}
+        write_record(self.path, dict(record, **{key: value for key, value in rest.items() if value}))
+
+    def files(self):
+        # type: () -> Set[str]
+        held = list(self.entries.values()) + list(self.partial.values()) + self.earlier
+        return {name for one in held for name, _sha256, _size in cipher_files(one)}
 
 
 class Puller(object):
@@ -181,96 +223,187 @@ class Puller(object):
 
     def __init__(self, package, item, source, rate, stall, rec):
         # type: (Package, str, Dict[str, Any], int, float, Any) -> None
-        self.package, self.item, self.source, self.rate, self.stall, self.rec = package, item, source, rate, stall, rec
-        self.folder = package.folder(item)
-        self.known_hosts = os.path.join(package.live, "%s.%s.known_hosts" % (package.name, item_slug(item)))
+        self.package, self.item, self.rate, self.stall, self.rec = package, item, rate, stall, rec
+        self.folder, self.identity = package.folder(item), package.identity
+        known_hosts = os.path.join(package.live, "%s.%s.known_hosts" % (package.name, item_slug(item)))
+        self.connection = Connection(source, package.pull_key, known_hosts, rec)
 
-    def __enter__(self):
-        # type: () -> Puller
-        os.umask(0o077)
-        make_directory(self.folder)
-        sync_directory(self.package.data)
-        for left in glob.glob(os.path.join(glob.escape(self.folder), "*.part")):
-            os.unlink(left)
-        with open(self.known_hosts, "w") as stream:
-            stream.write(known_hosts_text(self.source))
-        return self
-
-    def __exit__(self, *_exc):
-        # type: (*Any) -> None
-        os.unlink(self.known_hosts)
-
-    def argv(self, *words):
-        # type: (*str) -> List[str]
-        return ssh_argv(self.source, self.package.pull_key, self.known_hosts, list(words))
-
-    def probe(self, artefact):
-        # type: (Dict[str, Any]) -> None
-        """Ask for the size first: a wrong key, host or file is known before a byte is moved."""
-        name = artefact["source_path"]
-        result = self.rec.read(self.argv("stat", name), timeout=60)
-        where = "%s:%s" % (self.source["address"], self.source.get("port") or 22)
-        if result.rc == 255:
-            raise VaultError(
-                "the vault cannot reach %s over SSH with the pinned host key and its pull key: %s; check the route, the host "
-                "key in the plan and that vault_access was run" % (where, result.err.strip()[-400:]),
-                verdict="unknown",
-            )
-        if result.rc != 0:
-            raise VaultError(
-                "%s does not give out %s (exit code %d): %s" % (where, name, result.rc, result.err.strip()[-400:]),
-                verdict="unknown",
-            )
-        try:
-            size = int(json.loads(result.out)["bytes"])
-        except (ValueError, KeyError, TypeError):
-            raise VaultError("%s answered something else than the reader for %s" % (where, name), verdict="unknown")
-        if size != artefact["bytes"]:
+    def fetch(self, artefact, recipient, record):
+        # type: (Dict[str, Any], str, Record) -> Dict[str, Any]
+        """One artefact, whole: its entry for the record."""
+        found = self.connection.size(artefact["source_path"])
+        if artefact.get("direct"):
+            return self.fetch_direct(artefact, recipient)
+        if found != artefact["bytes"]:
             raise VaultError(
                 "%s on %s has %d bytes; the ledger says %d; it was changed after the dump, make the dump again"
-                % (name, where, size, artefact["bytes"])
+                % (artefact["source_path"], self.connection.where, found, artefact["bytes"])
             )
-
-    def fetch(self, artefact, recipient):
-        # type: (Dict[str, Any], str) -> Dict[str, Any]
-        """One artefact under its final name, or nothing."""
-        self.probe(artefact)
+        if artefact["bytes"] > _vault_segments.SMALLEST:
+            return self.fetch_segments(artefact, recipient, record)
         target = os.path.join(self.folder, artefact["file"] + ".age")
-        facts = _vault_stream.encrypt_to_file(self.argv("read", artefact["source_path"], "0"), recipient, target, self.rate, self.stall)
+        argv = self.connection.argv("read", artefact["source_path"], "0")
+        facts = _vault_stream.encrypt_to_file(argv, recipient, target, self.rate, self.stall)
         if (facts["sha256"], facts["bytes"]) != (artefact["sha256"], artefact["bytes"]):
             os.unlink(target + ".part")
-            raise VaultError(
-                "%s arrived with sha256 %s and %d bytes; the ledger says %s and %d; nothing was kept; if it was changed on the "
-                "host, make the dump again" % (artefact["name"], facts["sha256"], facts["bytes"], artefact["sha256"], artefact["bytes"]),
-                artefact=artefact["name"],
-            )
+            raise other_content(artefact, facts["sha256"], facts["bytes"])
         _vault_stream.publish(target)
-        if sha256_file(target) != (facts["cipher_sha256"], facts["cipher_bytes"]):
-            raise VaultError("%s reads back differently from what was written; check the vault's disk" % target)
         self.rec.note(act="pulled and encrypted", artefact=artefact["name"], **facts)
-        kept = {key: artefact[key] for key in KEPT if key in artefact}
-        return dict(kept, cipher_sha256=facts["cipher_sha256"], cipher_bytes=facts["cipher_bytes"])
+        return dict(kept_of(artefact), cipher_sha256=facts["cipher_sha256"], cipher_bytes=facts["cipher_bytes"])
+
+    def fetch_segments(self, artefact, recipient, record):
+        # type: (Dict[str, Any], str, Record) -> Dict[str, Any]
+        """What an interrupted run left and is whole stays; the rest comes in one stream."""
+        segments, whole = self.whole_segments(record.segments(artefact))
+        offset, began = whole.bytes, time.monotonic()
+
+        def keep(segment):
+            # type: (Dict[str, Any]) -> None
+            segments.append(segment)
+            record.keep(artefact, segments)
+
+        size = _vault_segments.segment_size(artefact["bytes"])
+        if offset < artefact["bytes"]:
+            cutter = _vault_segments.Cutter(self.folder, artefact["file"], len(segments) + 1, size, recipient, keep)
+            stream = self.connection.read(artefact["source_path"], offset, self.stall)
+            try:
+                self.flow(stream, cutter, whole)
+                cutter.end()
+            except _vault_stream.SourceFailed as exc:
+                # What came over a connection that was cut is whole as far as it came: the piece ends where it ended.
+                cutter.end(worth=_vault_segments.WORTH)
+                if exc.result.get("code") == CHANGED:
+                    self.forget(artefact, segments, record)
+                raise
+            finally:
+                stream.close()
+                cutter.abandon()
+        sha256, count = whole.facts()
+        if (sha256, count) != (artefact["sha256"], artefact["bytes"]):
+            self.forget(artefact, segments, record)
+            raise other_content(artefact, sha256, count)
+        sync_directory(self.folder)
+        self.rec.note(
+            act="pulled and encrypted", artefact=artefact["name"], sha256=sha256, bytes=count, kept=offset, segments=len(segments)
+        )
+        return dict(kept_of(artefact), segments=segments)
+
+    def flow(self, stream, cutter, whole):
+        # type: (_vault_stream.Source, _vault_segments.Cutter, _vault_stream.Counted) -> None
+        for block in stream.blocks(self.rate):
+            whole.add(block)
+            cutter.take(block)
+        stream.require_good_end()
+
+    def whole_segments(self, segments):
+        # type: (List[Dict[str, Any]]) -> Tuple[List[Dict[str, Any]], _vault_stream.Counted]
+        """The first of these that are still what was recorded, in their order, and the digest over what they hold."""
+        whole, good = _vault_stream.Counted(), []  # type: _vault_stream.Counted, List[Dict[str, Any]]
+        for segment in segments:
+            part = {
+                "path": os.path.join(self.folder, segment["file"]),
+                "cipher_sha256": segment["cipher_sha256"],
+                "sha256": segment["sha256"],
+            }
+            trial = whole.copy()
+            try:
+                _vault_stream.decrypt_parts([part], self.identity, None, trial.add)
+            except VaultError:
+                break
+            whole = trial
+            good.append(segment)
+        return good, whole
+
+    def forget(self, artefact, segments, record):
+        # type: (Dict[str, Any], List[Dict[str, Any]], Record) -> None
+        record.drop(artefact)
+        for segment in segments:
+            os.unlink(os.path.join(self.folder, segment["file"]))
+
+    def fetch_direct(self, artefact, recipient):
+        # type: (Dict[str, Any], str) -> Dict[str, Any]
+        """A stream that the source makes now. It cannot be made twice alike, so an interrupted one starts again."""
+        segments, whole = [], _vault_stream.Counted()  # type: List[Dict[str, Any]], _vault_stream.Counted
+        size = _vault_segments.segment_size(artefact["estimate"])
+        cutter = _vault_segments.Cutter(self.folder, artefact["file"], 1, size, recipient, segments.append)
+        stream = self.connection.make(artefact["source_path"], self.stall)
+        try:
+            try:
+                for block in stream.blocks(self.rate):
+                    whole.add(block)
+                    cutter.take(block)
+                code = stream.child.wait()
+                told = trailer_of(stream)
+            finally:
+                stream.close()
+            if code != 0 or told.get("ok") is not True:
+                raise VaultError(
+                    "%s did not give a whole %s (exit code %d after %d bytes): %s; nothing was kept"
+                    % (self.connection.where, artefact["name"], code, whole.bytes, told.get("error")),
+                    verdict="unknown",
+                )
+            sha256, count = whole.facts()
+            if (sha256, count) != (told.get("sha256"), told.get("bytes")):
+                raise VaultError(
+                    "%s arrived with sha256 %s and %d bytes; its source says %s and %s; nothing was kept, run the same command again"
+                    % (artefact["name"], sha256, count, told.get("sha256"), told.get("bytes"))
+                )
+            if told.get("of") != artefact["of"]:
+                raise VaultError(
+                    "%s is a copy of other content than was looked at before (%s, the ledger says %s); nothing was kept; stop what "
+                    "writes there and make the dump again" % (artefact["name"], told.get("of"), artefact["of"])
+                )
+            cutter.end()
+        except BaseException:
+            cutter.abandon()
+            for segment in segments:
+                os.unlink(os.path.join(self.folder, segment["file"]))
+            raise
+        sync_directory(self.folder)
+        self.rec.note(act="pulled straight from its source and encrypted", artefact=artefact["name"], segments=len(segments), **told)
+        told = {key: told[key] for key in ("sha256", "bytes", "plain_sha256", "plain_bytes")}
+        return dict(kept_of(artefact), segments=segments, **told)
+
+
+def kept_of(artefact):
+    # type: (Dict[str, Any]) -> Dict[str, Any]
+    return {key: artefact[key] for key in KEPT if key in artefact}
+
+
+def other_content(artefact, sha256, count):
+    # type: (Dict[str, Any], str, int) -> VaultError
+    return VaultError(
+        "%s arrived with sha256 %s and %d bytes; the ledger says %s and %d; nothing was kept; if it was changed on the host, make "
+        "the dump again" % (artefact["name"], sha256, count, artefact["sha256"], artefact["bytes"]),
+        artefact=artefact["name"],
+    )
 
 
 def pull(package, item, artefacts, seen, puller, recipient):
     # type: (Package, str, List[Dict[str, Any]], Dict[str, Any], Puller, str) -> None
-    """Fetch what is missing; the record is written after each artefact, and as complete at the end."""
-    path = package.stored_path(item)
-    record = read_record(path) or {"artefacts": []}
-    missing = decide(seen)
-    entries = {e["name"]: e for e in record["artefacts"] if seen["artefacts"].get(e["name"]) == "stored"}
-    require_space(package.data, space_needed(artefacts, missing), "the package of %s" % item)
-    with puller:
+    """Fetch what is missing; the record is written after each artefact and each segment, and as complete at the end."""
+    os.umask(0o077)
+    make_directory(puller.folder)
+    sync_directory(package.data)
+    missing, record = decide(seen), Record(package, item, seen, artefacts)
+    # Leftovers that no record knows are of no use and go first: their room may be needed.
+    remove_others(puller, record.files() | {artefact["file"] + ".age" for artefact in artefacts}, "removed a leftover")
+    kept = sum(segment["bytes"] for begun in record.partial.values() for segment in begun["segments"])
+    require_space(package.data, space_needed(artefacts, missing, kept), "the package of %s" % item)
+    with puller.connection:
         for artefact in artefacts:
             if artefact["name"] in missing:
-                entries[artefact["name"]] = puller.fetch(artefact, recipient)
-                write_record(path, {"item": item, "complete": False, "artefacts": ordered(entries)})
-        wanted = {artefact["file"] + ".age" for artefact in artefacts}
-        for name in sorted(set(os.listdir(puller.folder)) - wanted):
-            # Only now, with the whole newer set stored, an earlier dump of the same data set is let go.
-            os.unlink(os.path.join(puller.folder, name))
-            puller.rec.note(act="removed an artefact of an earlier dump", file=name)
-    write_record(path, {"item": item, "complete": True, "artefacts": ordered(entries)})
+                record.done(puller.fetch(artefact, recipient, record))
+    record.earlier = []
+    remove_others(puller, record.files(), "removed an artefact of an earlier dump")
+    record.write(complete=True)
+
+
+def remove_others(puller, wanted, act):
+    # type: (Puller, Set[str], str) -> None
+    for name in sorted(set(os.listdir(puller.folder)) - wanted):
+        os.unlink(os.path.join(puller.folder, name))
+        puller.rec.note(act=act, file=name)
 
 
 def ordered(entries):
@@ -278,11 +411,25 @@ def ordered(entries):
     return [entries[name] for name in sorted(entries)]
 
 
+def told_of(entry):
+    # type: (Dict[str, Any]) -> Dict[str, Any]
+    """An entry as the ledger gets it: of segments their number and the digest of what `sha256sum FILE.*.age` prints."""
+    if not entry.get("segments"):
+        return entry
+    lines = "".join("%s  %s\n" % (sha256, name) for name, sha256, _size in cipher_files(entry))
+    return dict(
+        entry,
+        segments=len(entry["segments"]),
+        segments_sha256=hashlib.sha256(lines.encode("ascii")).hexdigest(),
+        cipher_bytes=sum(size for _name, _sha256, size in cipher_files(entry)),
+    )
+
+
 def result_of(package, item):
     # type: (Package, str) -> Dict[str, Any]
     record = read_record(package.stored_path(item)) or {"artefacts": []}
     return {
-        "stored": record["artefacts"],
+        "stored": [told_of(entry) for entry in record["artefacts"]],
         "complete": bool(record.get("complete")),
-        "cipher_bytes": sum(entry["cipher_bytes"] for entry in record["artefacts"]),
+        "cipher_bytes": sum(size for entry in record["artefacts"] for _name, _sha256, size in cipher_files(entry)),
     }

@@ -5,8 +5,13 @@
 
 Private to the collection. Valid for Python 3.6, standard library. Nothing plain touches a disk; memory stays at a few
 blocks whatever the size; every stage's exit code, byte count and digest is checked, and the end of the stream too.
+
+A large artefact is a row of segments (_vault_segments), each a file that stock age opens by itself; joined in the order of
+their names they are the staged file.
 """
 
+import contextlib
+import fcntl
 import hashlib
 import os
 import select
@@ -14,11 +19,12 @@ import subprocess
 import tempfile
 import threading
 import time
-from typing import Any, BinaryIO, Callable, Dict, List, Optional, Tuple  # noqa: F401
+from typing import Any, BinaryIO, Callable, Dict, Iterable, List, Optional, Tuple  # noqa: F401
 
-from ansible_collections.sunset.crm.plugins.module_utils._vault import VaultError, sync_directory
+from ansible_collections.sunset.crm.plugins.module_utils._vault import VaultError, cipher_files, sync_directory
 
 BLOCK = 1 << 18
+SET_PIPE_SIZE = 1031
 CODECS = {"zst": ["zstd", "-dc"], "gz": ["gzip", "-dc"]}
 
 
@@ -50,6 +56,12 @@ class Counted(object):
         # type: () -> Tuple[str, int]
         return self.sha.hexdigest(), self.bytes
 
+    def copy(self):
+        # type: () -> Counted
+        twin = Counted()
+        twin.sha, twin.bytes = self.sha.copy(), self.bytes
+        return twin
+
 
 class Worker(threading.Thread):
     """A thread whose exception is kept and raised where it is joined."""
@@ -72,11 +84,17 @@ class Worker(threading.Thread):
 def start(argv, stdin, errors):
     # type: (List[str], Any, BinaryIO) -> Any
     try:
-        return subprocess.Popen(
+        child = subprocess.Popen(
             argv, stdin=stdin, stdout=subprocess.PIPE, stderr=errors, env=clean_environment(), close_fds=True, bufsize=0
         )
     except OSError as exc:
         raise VaultError("%s cannot be started (%s); install it on the vault" % (argv[0], exc.strerror))
+    for pipe in (child.stdin, child.stdout):
+        # Fewer wake-ups between processes; a kernel that refuses (its sum for one user is limited) costs speed only.
+        with contextlib.suppress(OSError):
+            if pipe is not None:
+                fcntl.fcntl(pipe.fileno(), SET_PIPE_SIZE, 4 * BLOCK)
+    return child
 
 
 def stop(children, workers):
@@ -99,25 +117,166 @@ def stop(children, workers):
         child.wait()
 
 
-def blocks_of(stream, stall):
-    # type: (BinaryIO, float) -> Any
-    """Blocks of a pipe until its end; VaultError when nothing comes for stall seconds."""
-    fd = stream.fileno()
-    while True:
-        if not select.select([fd], [], [], stall)[0]:
-            raise VaultError("the source sent nothing for %d seconds; the transfer was given up" % stall, verdict="unknown")
-        block = os.read(fd, BLOCK)
-        if not block:
-            return
-        yield block
-
-
 def write_all(stream, block):
-    # type: (BinaryIO, bytes) -> None
+    # type: (BinaryIO, Any) -> None
     view = memoryview(block)
     while len(view):
         written = stream.write(view)
         view = view[written if written is not None else 0 :]
+
+
+class SourceFailed(VaultError):
+    """The command that gives the bytes failed, or went silent; what came before is what it gave."""
+
+
+class Source(object):
+    """The command whose output is fetched. What it says on its standard error is kept, and is a sign of life too."""
+
+    def __init__(self, argv, stall):
+        # type: (List[str], float) -> None
+        self.name, self.stall = argv[0], stall
+        self.errors = tempfile.TemporaryFile()
+        self.taken = 0
+        try:
+            self.child = start(argv, subprocess.DEVNULL, self.errors)
+        except VaultError:
+            self.errors.close()
+            raise
+
+    def blocks(self, rate=0):
+        # type: (int) -> Any
+        """Blocks until the end; VaultError when neither data nor a word comes for stall seconds."""
+        fd, said, began = self.child.stdout.fileno(), 0, time.monotonic()
+        while True:
+            if not select.select([fd], [], [], self.stall)[0]:
+                before, said = said, os.fstat(self.errors.fileno()).st_size
+                if said > before:
+                    continue
+                raise SourceFailed("the source sent nothing for %d seconds; the transfer was given up" % self.stall, verdict="unknown")
+            block = os.read(fd, BLOCK)
+            if not block:
+                return
+            self.taken += len(block)
+            yield block
+            if rate > 0:
+                time.sleep(max(0.0, self.taken / float(rate) - (time.monotonic() - began)))
+
+    def said(self):
+        # type: () -> str
+        return text_tail(self.errors) or "no message"
+
+    def last_line(self, mark):
+        # type: (bytes) -> Optional[bytes]
+        """What stands behind the mark in the last line that begins with it; None where there is no such whole line."""
+        self.errors.seek(0)
+        found = [line for line in self.errors.read().split(b"\n")[:-1] if line.startswith(mark)]
+        return found[-1][len(mark) :] if found else None
+
+    def require_good_end(self):
+        # type: () -> None
+        code = self.child.wait()
+        if code != 0:
+            raise SourceFailed(
+                "%s ended with exit code %d after %d bytes: %s" % (self.name, code, self.taken, self.said()), verdict="unknown", code=code
+            )
+
+    def close(self):
+        # type: () -> None
+        stop([self.child], [])
+        self.errors.close()
+
+
+class Sealer(object):
+    """One age process: what it is given becomes target + ".part" (0600). finish() makes it safe, the caller names it.
+
+    On any trouble the part is gone after abandon(), which every caller owes.
+    """
+
+    def __init__(self, recipient, target):
+        # type: (str, str) -> None
+        self.target, self.part = target, target + ".part"
+        self.plain, self.cipher = Counted(), Counted()
+        if os.path.lexists(self.part):
+            os.unlink(self.part)
+        self.errors = tempfile.TemporaryFile()
+        self.out = os.open(self.part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600)
+        try:
+            self.age = start(["age", "-r", recipient], subprocess.PIPE, self.errors)
+        except VaultError:
+            os.close(self.out)
+            os.unlink(self.part)
+            self.errors.close()
+            raise
+        self.writer = Worker(self._drain)
+        self.writer.start()
+
+    def _drain(self):
+        # type: () -> None
+        try:
+            while True:
+                block = os.read(self.age.stdout.fileno(), BLOCK)
+                if not block:
+                    return
+                self.cipher.add(block)
+                while block:
+                    block = block[os.write(self.out, block) :]
+        except OSError:
+            self.age.kill()  # else it would wait for ever for somebody to take its output
+            raise
+
+    def write(self, block):
+        # type: (Any) -> None
+        self.plain.add(block)
+        try:
+            write_all(self.age.stdin, block)
+        except OSError:
+            self._ended()
+            raise VaultError("age stopped reading before the end: %s" % text_tail(self.errors))
+        if self.writer.error is not None:
+            self._ended()
+
+    def end(self):
+        # type: () -> None
+        with contextlib.suppress(OSError):  # age is gone; finish() tells why
+            self.age.stdin.close()
+
+    def _ended(self):
+        # type: () -> None
+        """Wait for age and for the writer; VaultError with the cause if either failed."""
+        self.end()
+        self.writer.join()
+        code = self.age.wait()
+        if self.writer.error is not None:
+            raise VaultError("%s cannot be written: %s" % (self.part, self.writer.error))
+        if code != 0:
+            raise VaultError("age ended with exit code %d: %s" % (code, text_tail(self.errors)))
+
+    def finish(self):
+        # type: () -> Dict[str, Any]
+        """The part is whole and on the disk; its digests."""
+        self._ended()
+        os.fsync(self.out)
+        if os.fstat(self.out).st_size != self.cipher.bytes:
+            raise VaultError("%s: fewer bytes are on the disk than age gave" % self.part)
+        self._close()
+        sha256, count = self.plain.facts()
+        cipher_sha256, cipher_count = self.cipher.facts()
+        return {"sha256": sha256, "bytes": count, "cipher_sha256": cipher_sha256, "cipher_bytes": cipher_count}
+
+    def _close(self):
+        # type: () -> None
+        stop([self.age], [self.writer])
+        if self.out >= 0:
+            os.close(self.out)
+            self.out = -1
+            self.errors.close()
+
+    def abandon(self):
+        # type: () -> None
+        """End everything; a part that was not finished and named by then is removed."""
+        self._close()
+        if os.path.lexists(self.part):
+            os.unlink(self.part)
 
 
 def encrypt_to_file(source, recipient, target, rate=0, stall=120):
@@ -126,77 +285,19 @@ def encrypt_to_file(source, recipient, target, rate=0, stall=120):
 
     Returns {"sha256", "bytes", "cipher_sha256", "cipher_bytes"}. On any trouble the part is gone and VaultError is raised.
     """
-    part = target + ".part"
-    if os.path.lexists(part):
-        os.unlink(part)
-    plain, cipher = Counted(), Counted()
-    feeder = age = None  # type: Any
-    workers = []  # type: List[Worker]
-    with tempfile.TemporaryFile() as feeder_errors, tempfile.TemporaryFile() as age_errors:
-        out = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW, 0o600)
+    sealer = Sealer(recipient, target)
+    try:
+        feeder = Source(source, stall)
         try:
-            age = start(["age", "-r", recipient], subprocess.PIPE, age_errors)
-
-            def drain(age=age):
-                # type: (Any) -> None
-                try:
-                    while True:
-                        block = os.read(age.stdout.fileno(), BLOCK)
-                        if not block:
-                            return
-                        cipher.add(block)
-                        while block:
-                            block = block[os.write(out, block) :]
-                except OSError:
-                    age.kill()  # else it would wait for ever for somebody to take its output
-                    raise
-
-            writer = Worker(drain)
-            workers.append(writer)
-            writer.start()
-            feeder = start(source, subprocess.DEVNULL, feeder_errors)
-            feeder_rc = -1
-            began = time.time()
-            try:
-                for block in blocks_of(feeder.stdout, stall):
-                    plain.add(block)
-                    write_all(age.stdin, block)
-                    if writer.error is not None:
-                        break
-                    if rate > 0:
-                        time.sleep(max(0.0, plain.bytes / float(rate) - (time.time() - began)))
-                age.stdin.close()
-            except OSError:
-                pass  # age is gone: the writer's own trouble (a full disk) or age's exit code names the cause
-            if writer.error is not None:
-                raise VaultError("%s cannot be written: %s" % (part, writer.error))
-            age_rc = age.wait()
-            if age_rc == 0:
-                feeder_rc = feeder.wait()
-            writer.join()
-            if writer.error is not None:
-                raise VaultError("%s cannot be written: %s" % (part, writer.error))
-            if age_rc != 0:
-                raise VaultError("age ended with exit code %d: %s" % (age_rc, text_tail(age_errors)))
-            if feeder_rc != 0:
-                raise VaultError(
-                    "%s ended with exit code %d after %d bytes: %s"
-                    % (source[0], feeder_rc, plain.bytes, text_tail(feeder_errors) or "no message"),
-                    verdict="unknown",
-                )
-            os.fsync(out)
-        except BaseException:
-            os.unlink(part)
-            raise
+            for block in feeder.blocks(rate):
+                sealer.write(block)
+            feeder.require_good_end()
         finally:
-            stop([feeder, age], workers)
-            os.close(out)
-    sha256, count = plain.facts()
-    cipher_sha256, cipher_count = cipher.facts()
-    if os.stat(part).st_size != cipher_count:
-        os.unlink(part)
-        raise VaultError("%s: fewer bytes are on the disk than age gave" % part)
-    return {"sha256": sha256, "bytes": count, "cipher_sha256": cipher_sha256, "cipher_bytes": cipher_count}
+            feeder.close()
+        return sealer.finish()
+    except BaseException:
+        sealer.abandon()
+        raise
 
 
 def publish(target):
@@ -213,24 +314,38 @@ def codec_of(name):
     return suffix if suffix in CODECS else None
 
 
-def decrypt_into(path, identity, codec, sink):
-    # type: (str, str, Optional[str], Callable[[bytes], Any]) -> Dict[str, Any]
-    """Read path, decrypt, decompress, give the plain blocks to sink; digests at every station.
+class Opener(object):
+    """Decrypts files one after another into one stream; of each, both digests are checked where they are known.
 
-    Returns {"cipher_sha256", "sha256", "bytes", "plain_sha256", "plain_bytes"}. What sink was given is proven only when
-    the caller has compared these with what they should be. An exception of sink ends the stream and is raised again.
+    parts: [{"path", "cipher_sha256" or None, "sha256" or None}].
     """
-    cipher, staged, plain = Counted(), Counted(), Counted()
-    age = unpacker = None  # type: Any
-    workers = []  # type: List[Worker]
-    with tempfile.TemporaryFile() as age_errors, tempfile.TemporaryFile() as unpacker_errors, open(path, "rb") as source:
-        try:
-            age = start(["age", "-d", "-i", identity], subprocess.PIPE, age_errors)
-            if codec:
-                unpacker = start(CODECS[codec], subprocess.PIPE, unpacker_errors)
 
-            def feed(age=age):
-                # type: (Any) -> None
+    def __init__(self, parts, identity):
+        # type: (Iterable[Dict[str, Any]], str) -> None
+        self.parts, self.identity = list(parts), identity
+        self.staged = Counted()
+        self.cipher = Counted()
+        self.child = None  # type: Any
+        self.stopped = False
+
+    def run(self, sink):
+        # type: (Callable[[bytes], Any]) -> None
+        for part in self.parts:
+            if not self.stopped:
+                self._one(part, sink)
+
+    def _one(self, part, sink):
+        # type: (Dict[str, Any], Callable[[bytes], Any]) -> None
+        path, cipher, plain = part["path"], Counted(), Counted()
+        try:
+            source = open(path, "rb")
+        except (IOError, OSError) as exc:
+            raise VaultError("%s cannot be opened: %s" % (path, exc.strerror))
+        with source, tempfile.TemporaryFile() as errors:
+            age = self.child = start(["age", "-d", "-i", self.identity], subprocess.PIPE, errors)
+
+            def feed():
+                # type: () -> None
                 gone = False
                 while True:
                     block = source.read(BLOCK)
@@ -242,53 +357,146 @@ def decrypt_into(path, identity, codec, sink):
                             write_all(age.stdin, block)
                         except BrokenPipeError:
                             gone = True  # age's exit code tells why; the cipher digest is still wanted
-                age.stdin.close()
+                with contextlib.suppress(BrokenPipeError):
+                    age.stdin.close()
 
-            def middle(age=age, unpacker=unpacker):
-                # type: (Any, Any) -> None
-                gone = False
+            feeder = Worker(feed)
+            try:
+                feeder.start()
                 while True:
                     block = os.read(age.stdout.fileno(), BLOCK)
                     if not block:
                         break
-                    staged.add(block)
-                    if not gone:
-                        try:
-                            write_all(unpacker.stdin, block)
-                        except BrokenPipeError:
-                            gone = True
-                unpacker.stdin.close()
+                    plain.add(block)
+                    self.staged.add(block)
+                    sink(block)
+                feeder.join()
+                if feeder.error is not None:
+                    raise VaultError("%s cannot be read: %s" % (path, feeder.error), verdict="unknown")
+                self.cipher = cipher
+                self._judge(part, age.wait(), errors, cipher, plain)
+            finally:
+                stop([age], [feeder])
 
-            workers += [Worker(feed)] + ([Worker(middle)] if unpacker else [])
-            for worker in workers:
-                worker.start()
-            last = unpacker or age
-            while True:
-                block = os.read(last.stdout.fileno(), BLOCK)
-                if not block:
-                    break
-                plain.add(block)
-                sink(block)
-            for worker in workers:
-                worker.join()
-                if worker.error is not None and not isinstance(worker.error, BrokenPipeError):
-                    raise VaultError("%s cannot be read: %s" % (path, worker.error), verdict="unknown")
-            if age.wait() != 0:
+    def _judge(self, part, code, errors, cipher, plain):
+        # type: (Dict[str, Any], int, BinaryIO, Counted, Counted) -> None
+        damaged = "the stored copy is damaged, pull it again"
+        for key, what, found in (("cipher_sha256", "ciphertext", cipher), ("sha256", "content", plain)):
+            if key == "sha256" and code != 0:
                 raise VaultError(
                     "%s does not decrypt with the package's identity: %s; the stored copy is damaged or belongs to another "
-                    "identity" % (path, text_tail(age_errors)),
+                    "identity" % (part["path"], text_tail(errors)),
                     **{"cipher_sha256": cipher.sha.hexdigest()},
                 )
-            if unpacker is not None and unpacker.wait() != 0:
-                raise VaultError("%s does not decompress: %s" % (path, text_tail(unpacker_errors)))
-        finally:
-            stop([age, unpacker], workers)
+            if part.get(key) and part[key] != found.sha.hexdigest():
+                raise VaultError("%s: the %s has sha256 %s; recorded was %s; %s" % (
+                    part["path"], what, found.sha.hexdigest(), part[key], damaged))  # fmt: skip
+
+    def abandon(self):
+        # type: () -> None
+        """Make run() end soon."""
+        self.stopped = True
+        if self.child is not None and self.child.poll() is None:
+            self.child.kill()
+
+
+def decrypt_parts(parts, identity, codec, sink):
+    # type: (List[Dict[str, Any]], str, Optional[str], Callable[[bytes], Any]) -> Dict[str, Any]
+    """Read the parts in order, decrypt, decompress, give the plain blocks to sink; digests at every station.
+
+    Returns {"sha256", "bytes", "plain_sha256", "plain_bytes"} of the joined parts. What sink was given is proven only when
+    the caller has compared these with what they should be. An exception of sink ends the stream and is raised again.
+    """
+    opener, plain = Opener(parts, identity), Counted()
+
+    def last(block):
+        # type: (bytes) -> None
+        plain.add(block)
+        sink(block)
+
+    if not codec:
+        opener.run(last)
+    else:
+        _unpacked(opener, CODECS[codec], last)
     plain_sha256, plain_bytes = plain.facts()
-    sha256, count = (staged if codec else plain).facts()
+    sha256, count = opener.staged.facts()
     return {
-        "cipher_sha256": cipher.sha.hexdigest(),
+        "cipher_sha256": opener.cipher.sha.hexdigest(),
         "sha256": sha256,
         "bytes": count,
         "plain_sha256": plain_sha256,
         "plain_bytes": plain_bytes,
     }
+
+
+def _unpacked(opener, argv, sink):
+    # type: (Opener, List[str], Callable[[bytes], Any]) -> None
+    """Run the opener beside us, its output through the decompressor, that one's output into sink."""
+    with tempfile.TemporaryFile() as errors:
+        unpacker = start(argv, subprocess.PIPE, errors)
+        gone = []  # type: List[bool]
+
+        def forward(block):
+            # type: (bytes) -> None
+            if not gone:
+                try:
+                    write_all(unpacker.stdin, block)
+                except BrokenPipeError:
+                    gone.append(True)  # its exit code tells why; the digests are still wanted
+
+        def middle():
+            # type: () -> None
+            try:
+                opener.run(forward)
+            finally:
+                with contextlib.suppress(OSError):
+                    unpacker.stdin.close()
+
+        worker = Worker(middle)
+        worker.start()
+        try:
+            while True:
+                block = os.read(unpacker.stdout.fileno(), BLOCK)
+                if not block:
+                    break
+                sink(block)
+            worker.join()
+            if worker.error is not None:
+                raise worker.error
+            if unpacker.wait() != 0:
+                named = opener.parts[0]["path"] if opener.parts else "the artefact"
+                raise VaultError("%s does not decompress: %s" % (named, text_tail(errors)))
+        finally:
+            opener.abandon()
+            stop([unpacker], [worker])
+
+
+def decrypt_into(path, identity, codec, sink):
+    # type: (str, str, Optional[str], Callable[[bytes], Any]) -> Dict[str, Any]
+    """decrypt_parts of one file of which nothing is known; the result holds "cipher_sha256" too."""
+    return decrypt_parts([{"path": path}], identity, codec, sink)
+
+
+def decrypt_entry(folder, entry, identity, codec, sink):
+    # type: (str, Dict[str, Any], str, Optional[str], Callable[[bytes], Any]) -> Dict[str, Any]
+    """A stored artefact in either form into sink. Every digest that its record holds is compared: of each file of
+    ciphertext, of each segment, of the whole staged file and of what it holds unpacked. So a segment that is damaged, missing,
+    or at another's place is found, and an artefact of which a segment was left out of the record too.
+    """
+    plain = [part["sha256"] for part in entry.get("segments") or [entry]]
+    parts = [
+        {"path": os.path.join(folder, name), "cipher_sha256": cipher, "sha256": plain[number]}
+        for number, (name, cipher, _size) in enumerate(cipher_files(entry))
+    ]
+    try:
+        facts = decrypt_parts(parts, identity, codec, sink)
+    except VaultError as exc:
+        raise VaultError("%s: %s" % (entry["name"], exc), exc.verdict, **dict(exc.result, artefact=entry["name"]))
+    for key, what in (("sha256", "staged file"), ("bytes", "staged file"), ("plain_sha256", "content")):
+        if entry.get(key) is not None and entry[key] != facts[key]:
+            raise VaultError(
+                "%s: the %s has %s %s; recorded was %s; the stored copy is damaged, pull it again"
+                % (entry["name"], what, key.replace("plain_", ""), facts[key], entry[key]),
+                artefact=entry["name"],
+            )
+    return facts

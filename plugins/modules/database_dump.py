@@ -44,6 +44,14 @@ options:
       - Choose a place on a medium that is wiped later.
     type: path
     required: true
+  direct:
+    description:
+      - What is done where O(staging) is too small for the copy. That is known, with the number, before anything is started.
+      - V(auto) stages the small artefacts only; the large one goes straight from the source through the SSH channel to each vault
+        when that pulls, and the source is compared with what it was before. V(never) refuses. V(always) never stages the large one.
+    type: str
+    choices: [auto, never, always]
+    default: auto
   rate:
     description: Most bytes a second to read from the server on average. Not limited by default.
     type: int
@@ -92,7 +100,9 @@ result:
       type: str
       sample: 2982bdefb82f1996
     artefacts:
-      description: The staged files, with digests and sizes before (plain) and after compression.
+      description:
+        - The staged files, with digests and sizes before (plain) and after compression.
+        - One with C(direct) was not staged. Its digests are null until a vault has pulled it, C(of) names the content it is a copy of.
       type: list
       elements: dict
       sample:

@@ -9,10 +9,14 @@ short_description: Fetches the artefacts of a data set into its package on the v
 version_added: 0.1.0
 description:
   - Runs on a vault, as an unprivileged user, on a package that M(sunset.crm.vault_package) opened.
-  - Streams each artefact over SSH through SHA-256, age and SHA-256 again into a C(.part) file, syncs it and renames it only
-    when size and digest are those that the ledger recorded at the source. Nothing plain touches the vault's disk.
-  - An interrupted run goes on with the first artefact that is not whole. A single artefact starts from its beginning,
-    because a ciphertext stream cannot be continued in its middle.
+  - Streams each artefact over SSH through SHA-256, age and SHA-256 again into a C(.part) file, syncs it and renames it. An
+    artefact counts only when its size and digest are those that the ledger recorded at the source. Nothing plain touches the
+    vault's disk.
+  - An artefact of more than 4 MiB is stored as segments, each a file that stock C(age) opens by itself. An interrupted run goes on
+    behind the last segment that is whole; each is opened and compared again before that. Segments of a source file that the
+    ledger no longer names are removed.
+  - A direct artefact was never staged, its source makes the stream for each vault anew and says at its end what it was. Such a
+    transfer cannot go on where it was interrupted, it starts again.
 attributes:
   check_mode:
     support: full
@@ -60,7 +64,8 @@ options:
         required: true
   artefacts:
     description:
-      - The artefacts as the dump's evidence in the ledger names them (name, role, path, sha256, bytes, plain_sha256, plain_bytes).
+      - The artefacts as the dump's evidence in the ledger names them (name, role, path, sha256, bytes, plain_sha256,
+        plain_bytes; of a direct one direct, of and estimate instead of the digests).
       - May be empty in check mode only.
     type: list
     elements: dict
@@ -104,7 +109,9 @@ result:
   type: dict
   contains:
     stored:
-      description: The artefacts in the package, with the digests of the staged file and of the ciphertext.
+      description:
+        - The artefacts in the package, with the digests of the staged file and of the ciphertext.
+        - Of a segmented one C(segments) is their number and C(segments_sha256) the SHA-256 of what C(sha256sum FILE.*.age) prints.
       returned: success
       type: list
       elements: dict
@@ -136,7 +143,7 @@ evidence_sha256:
   type: str
 """
 
-from ansible_collections.sunset.crm.plugins.module_utils import _age, _vault_pull
+from ansible_collections.sunset.crm.plugins.module_utils import _age, _vault_pull, _vault_source
 from ansible_collections.sunset.crm.plugins.module_utils._recorded import Recorded
 from ansible_collections.sunset.crm.plugins.module_utils._vault import Package, VaultError, item_slug
 
@@ -145,7 +152,7 @@ def run(rec):
     params = rec.params
     package = Package(params["root"], params["estate"], params["package"], params["live_dir"])
     item_slug(rec.item)
-    _vault_pull.check_source(params["source"])
+    _vault_source.check_source(params["source"])
     artefacts = _vault_pull.check_artefacts(params["artefacts"])
     if not artefacts and not rec.check_mode:
         raise VaultError("artefacts is empty; expected what the dump of %s left in the ledger" % rec.item)

@@ -21,6 +21,7 @@ from ansible_collections.sunset.crm.plugins.module_utils import (
     _vault_prove,
     _vault_pull,
     _vault_scratch,
+    _vault_source,
 )
 from ansible_collections.sunset.crm.plugins.module_utils._vault import VaultError
 
@@ -284,15 +285,15 @@ def test_odd_artefacts_are_refused(bad):
 
 def test_the_ssh_command_is_pinned():
     source = {"address": "192.0.2.1", "port": 2222, "user": "root", "host_key": ["ssh-ed25519 AAAA host"]}
-    _vault_pull.check_source(source)
-    argv = _vault_pull.ssh_argv(source, "/k", "/kh", ["stat", "/s/x"])
+    _vault_source.check_source(source)
+    argv = _vault_source.ssh_argv(source, "/k", "/kh", ["stat", "/s/x"])
     for option in ("StrictHostKeyChecking=yes", "BatchMode=yes", "IdentitiesOnly=yes", "UserKnownHostsFile=/kh"):
         assert option in argv
     assert argv[-3:] == ["--", "192.0.2.1", "stat /s/x"]
-    assert _vault_pull.known_hosts_text(source) == "sunset-source ssh-ed25519 AAAA\n"
+    assert _vault_source.known_hosts_text(source) == "sunset-source ssh-ed25519 AAAA\n"
     for change in ({"address": "-oProxyCommand=x"}, {"address": ""}, {"user": "-x"}, {"host_key": []}, {"host_key": ["* ssh-rsa A"]}):
         with pytest.raises(VaultError):
-            _vault_pull.check_source(dict(source, **change))
+            _vault_source.check_source(dict(source, **change))
 
 
 def test_what_must_be_fetched():

@@ -1,0 +1,160 @@
+# Copyright: sunset.crm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How fast a vault pulls, as a share of plain sftp in the same run, and what an interruption costs. Prints ``name value bound ok|short``.
+
+    tests/bench/transfer.py [--mib 1000] [--rounds 3]
+
+One container of the lab's image is both sides: sshd with one file of random bytes, and the vault. Rounds are interleaved, a figure
+is the median. sftp only fetches; the module also encrypts, digests three times, syncs, and reads back what it stored (module_*).
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+HERE = Path(__file__).resolve().parents[2]
+sys.path[:0] = [str(HERE / ".collections"), str(HERE)]
+
+from ansible_collections.sunset.crm.plugins.module_utils._recorded import make_receipt  # noqa: E402
+from tests.integration.host_container import LIBRARY, HostContainer  # noqa: E402
+
+LEAST, MOST = {"pull_speed_over_sftp": 0.9}, {"resent_cut": 0.01, "resent_killed": 0.01, "resident_mib": 200.0}
+ROOT = "/srv/vault/packages"
+FILE = "/srv/staging/file.bin"
+SETUP = f"""
+ssh-keygen -A >/dev/null; systemctl start ssh
+install -d -o vault -g vault -m 0700 /srv/vault
+install -d -m 0700 /srv/staging /root/.ssh
+head -c %d /dev/urandom >{FILE}; sync
+runuser -u vault -- ssh-keygen -q -t ed25519 -N '' -f /srv/vault/plain
+cat /srv/vault/plain.pub >>/root/.ssh/authorized_keys
+age-keygen -o /tmp/custodian 2>/dev/null
+"""
+SFTP = "sftp -q -i /srv/vault/plain -o BatchMode=yes -o StrictHostKeyChecking=no"
+
+
+class Bench:
+    def __init__(self, host: HostContainer, mib: int) -> None:
+        self.host, self.bytes = host, mib << 20
+        host.shell(SETUP % self.bytes)
+        recipient = host.shell("age-keygen -y /tmp/custodian").strip()
+        self.package = {"root": ROOT, "estate": "bench", "package": "h"}
+        opened = self.vault("vault_package", item="host:h", state="open", custodians=[{"name": "a", "recipient": recipient}])
+        host.module("vault_access", item="host:h", public_key=opened["result"]["pull_public_key"], directories=["/srv/staging"])
+        sha = host.shell(f"sha256sum <{FILE} | cut -c1-64").strip()
+        self.source = {"address": "127.0.0.1", "port": 22, "host_key": host.read("/etc/ssh/ssh_host_ed25519_key.pub").strip()}
+        self.artefacts = [{"name": "file.bin", "role": "archive", "path": FILE, "sha256": sha, "bytes": self.bytes}]
+
+    def start(self, name: str, **options: Any) -> subprocess.Popen[bytes]:
+        arguments = {**self.package, **options, "receipt": make_receipt(name, options["item"], intent="bench")}
+        arguments.update(_ansible_check_mode=False, _ansible_module_name=f"sunset.crm.{name}")
+        argv = ["docker", "exec", "-i", "-u", "vault", self.host.name, "/usr/bin/python3", f"{LIBRARY}/run.py", name]
+        child = subprocess.Popen(argv, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        assert child.stdin is not None
+        child.stdin.write(json.dumps({"ANSIBLE_MODULE_ARGS": arguments}).encode())
+        child.stdin.close()
+        child.stdin = None
+        return child
+
+    def vault(self, name: str, **options: Any) -> dict[str, Any]:
+        answer: dict[str, Any] = json.loads(self.start(name, **options).communicate()[0].decode())
+        if answer.get("failed"):
+            raise SystemExit(answer["msg"])
+        return answer
+
+    def pull_options(self, **more: Any) -> dict[str, Any]:
+        return {"item": "filestore:f", "source": self.source, "artefacts": self.artefacts, **more}
+
+    def clear(self) -> None:
+        self.host.shell(f"rm -rf {ROOT}/bench/h/data/* {ROOT}/bench/state/h/filestore-f.* /srv/vault/got; sync")
+
+    def sftp(self) -> float:
+        self.clear()
+        begun = time.monotonic()
+        self.host.run("runuser", "-u", "vault", "--", "sh", "-c", f"{SFTP} root@127.0.0.1:{FILE} /srv/vault/got 2>&1")
+        return time.monotonic() - begun
+
+    def pull(self) -> dict[str, float]:
+        """The whole module, and of it the transfer: from the first question to the last recorded segment."""
+        self.clear()
+        begun = time.monotonic()
+        child = self.start("vault_pull", **self.pull_options())
+        peak = 0
+        while child.poll() is None:
+            for pid in self.host.module_pids():
+                peak = max(peak, int(self.host.shell(f"awk '/VmHWM/ {{print $2}}' /proc/{pid}/status 2>/dev/null || true").strip() or 0))
+            time.sleep(0.5)
+        out, _err = child.communicate()
+        whole = time.monotonic() - begun
+        answer = json.loads(out)
+        if answer.get("failed"):
+            raise SystemExit(answer["msg"])
+        (note,) = [one for one in answer["evidence"]["actions"] if one.get("act") == "pulled and encrypted"]
+        return {"module": whole, "transfer": note["seconds"], "resident_mib": peak / 1024}
+
+    def kept(self) -> int:
+        """Bytes of the source file that the record holds as whole segments."""
+        record = json.loads(self.host.read(f"{ROOT}/bench/state/h/filestore-f.stored.json"))
+        return sum(one["bytes"] for one in record.get("partial", {}).get("file.bin", {}).get("segments", []))
+
+    def on_disk(self) -> int:
+        return int(self.host.shell(f"cat {ROOT}/bench/h/data/*/* 2>/dev/null | wc -c"))
+
+    def interrupted(self, how: str) -> float:
+        """Bytes that were there when it was interrupted and come again, over bytes that were there."""
+        self.clear()
+        child = self.start("vault_pull", **self.pull_options())
+        self.host.wait(lambda: self.on_disk() > 0.6 * self.bytes)
+        if how == "killed":
+            self.host.kill_module()
+        else:
+            # The sshd process of this very session, by its number: the connection is gone from one moment to the next.
+            for pid in self.host.shell("pgrep -f '^/usr/bin/python3.* -I /var/lib/sunset-reader/reader.py'").split():
+                parent = self.host.shell(f"awk '/^PPid/ {{print $2}}' /proc/{pid}/status").strip()
+                self.host.run("kill", "-9", parent)
+        child.communicate()
+        there, kept = self.on_disk(), self.kept()
+        answer = self.vault("vault_pull", **self.pull_options())
+        (note,) = [one for one in answer["evidence"]["actions"] if one.get("act") == "pulled and encrypted"]
+        if note["kept"] != kept:
+            raise SystemExit(f"kept were {kept} bytes, asked again from {note['kept']}")
+        return max(0, there - kept) / there
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--mib", type=int, default=1000)
+    parser.add_argument("--rounds", type=int, default=3)
+    wanted = parser.parse_args()
+    with HostContainer(f"sunset-bench-transfer-{os.getpid()}") as host:
+        bench = Bench(host, wanted.mib)
+        rounds = []
+        for _round in range(wanted.rounds):
+            sftp, pulled = bench.sftp(), bench.pull()
+            rounds.append({
+                "pull_speed_over_sftp": sftp / pulled["transfer"], "module_speed_over_sftp": sftp / pulled["module"],
+                "sftp_seconds": sftp, "pull_seconds": pulled["transfer"], "resident_mib": pulled["resident_mib"],
+            })  # fmt: skip
+        figures = {name: statistics.median(one[name] for one in rounds) for name in rounds[0]}
+        for how in ("cut", "killed"):
+            figures[f"resent_{how}"] = bench.interrupted(how)
+    short = 0
+    for name, value in figures.items():
+        bound = LEAST.get(name, MOST.get(name))
+        good = bound is None or (value >= bound if name in LEAST else value <= bound)
+        short += not good
+        print(f"{name} {value:.4f} {'-' if bound is None else bound} {'ok' if good else 'short'}")
+    return 1 if short else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
