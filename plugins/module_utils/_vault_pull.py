@@ -283,9 +283,8 @@ class Puller(object):
             self.forget(artefact, segments, record)
             raise other_content(artefact, sha256, count)
         sync_directory(self.folder)
-        self.rec.note(
-            act="pulled and encrypted", artefact=artefact["name"], sha256=sha256, bytes=count, kept=offset, segments=len(segments)
-        )
+        facts = {"sha256": sha256, "bytes": count, "kept": offset, "segments": len(segments)}
+        self.rec.note(act="pulled and encrypted", artefact=artefact["name"], seconds=round(time.monotonic() - began, 3), **facts)
         return dict(kept_of(artefact), segments=segments)
 
     def flow(self, stream, cutter, whole):
