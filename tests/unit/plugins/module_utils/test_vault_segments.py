@@ -18,6 +18,8 @@ from ansible_collections.sunset.crm.plugins.module_utils import (
     _preserve,
     _reader,
     _staging,
+    _vault_fetch,
+    _vault_pipe,
     _vault_pull,
     _vault_segments,
     _vault_source,
@@ -170,7 +172,7 @@ def test_segments_are_unpacked_as_one(tmp_path, identity):
 
 
 def test_a_word_on_standard_error_is_a_sign_of_life():
-    source = _vault_stream.Source(["sh", "-c", "for i in 1 2 3 4; do sleep 0.4; echo at work >&2; done; echo x; echo 't {}' >&2"], 1)
+    source = _vault_pipe.Source(["sh", "-c", "for i in 1 2 3 4; do sleep 0.4; echo at work >&2; done; echo x; echo 't {}' >&2"], 1)
     assert b"".join(source.blocks()) == b"x\n" and source.child.wait() == 0
     assert source.last_line(b"t ") == b"{}" and source.last_line(b"u ") is None
     source.close()
@@ -180,7 +182,7 @@ def test_a_word_on_standard_error_is_a_sign_of_life():
     "words, error", [("", "without the source's last words"), ("sunset-trailer []", "no trailer"), ("sunset-trailer {", "without")]
 )
 def test_a_stream_without_last_words_is_nothing(words, error):
-    source = _vault_stream.Source(["sh", "-c", "echo '%s' >&2" % words], 5)
+    source = _vault_pipe.Source(["sh", "-c", "echo '%s' >&2" % words], 5)
     assert list(source.blocks()) == []
     told = _vault_source.trailer_of(source)
     source.close()
@@ -279,7 +281,9 @@ def test_a_job_that_others_could_have_written_is_refused(tmp_path):
 # --- the clock ---
 
 
-@pytest.mark.parametrize("module", [_vault_pull, _vault_source, _vault_stream, _vault_segments, _reader, _direct, _direct_job])
+@pytest.mark.parametrize(
+    "module", [_vault_fetch, _vault_pipe, _vault_pull, _vault_source, _vault_stream, _vault_segments, _reader, _direct, _direct_job]
+)
 def test_no_decision_of_a_transfer_reads_the_clock(module):
     """A clock that is moved during a transfer changes nothing: only the monotonic one is read, for the pace."""
     for node in ast.walk(ast.parse(inspect.getsource(module))):

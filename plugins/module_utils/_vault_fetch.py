@@ -1,0 +1,229 @@
+# Copyright: sunset.crm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""One artefact on its way from the host into the package: small, in segments, or straight from its source.
+
+Private to the collection. Valid for Python 3.6, standard library. Which ones are fetched is decided in _vault_pull.
+"""
+
+import os
+import time
+from typing import Any, Dict, List, Tuple  # noqa: F401
+
+from ansible_collections.sunset.crm.plugins.module_utils import _vault_pipe, _vault_segments, _vault_stream
+from ansible_collections.sunset.crm.plugins.module_utils._vault import Package, VaultError, item_slug, sync_directory  # noqa: F401
+from ansible_collections.sunset.crm.plugins.module_utils._vault_source import Connection, trailer_of
+
+KEPT = ("name", "file", "role", "sha256", "bytes", "plain_sha256", "plain_bytes", "direct", "of", "estimate")
+# The reader's exit code for a file that was written to while it was read: what came is of no file that ever was.
+CHANGED = 4
+LEFT = ".left"
+
+
+class Puller(object):
+    """Fetches artefacts of one data set over one pinned connection each. record: _vault_pull.Record, which is told of each segment."""
+
+    def __init__(self, package, item, source, rate, stall, rec):
+        # type: (Package, str, Dict[str, Any], int, float, Any) -> None
+        self.package, self.item, self.rate, self.stall, self.rec = package, item, rate, stall, rec
+        self.folder, self.identity = package.folder(item), package.identity
+        known_hosts = os.path.join(package.live, "%s.%s.known_hosts" % (package.name, item_slug(item)))
+        self.left = {}  # type: Dict[str, List[str]]
+        self.connection = Connection(source, package.pull_key, known_hosts, rec)
+
+    def fetch(self, artefact, recipient, record):
+        # type: (Dict[str, Any], str, Any) -> Dict[str, Any]
+        """One artefact, whole: its entry for the record."""
+        found = self.connection.size(artefact["source_path"])
+        if artefact.get("direct"):
+            return self.fetch_direct(artefact, recipient)
+        if found != artefact["bytes"]:
+            raise VaultError(
+                "%s on %s has %d bytes; the ledger says %d; it was changed after the dump, make the dump again"
+                % (artefact["source_path"], self.connection.where, found, artefact["bytes"])
+            )
+        if artefact["bytes"] > _vault_segments.SMALLEST:
+            return self.fetch_segments(artefact, recipient, record)
+        target = os.path.join(self.folder, artefact["file"] + ".age")
+        argv = self.connection.argv("read", artefact["source_path"], "0")
+        facts = _vault_stream.encrypt_to_file(argv, recipient, target, self.rate, self.stall)
+        if (facts["sha256"], facts["bytes"]) != (artefact["sha256"], artefact["bytes"]):
+            os.unlink(target + ".part")
+            raise other_content(artefact, facts["sha256"], facts["bytes"])
+        _vault_stream.publish(target)
+        self.rec.note(act="pulled and encrypted", artefact=artefact["name"], **facts)
+        return dict(kept_of(artefact), cipher_sha256=facts["cipher_sha256"], cipher_bytes=facts["cipher_bytes"])
+
+    def fetch_segments(self, artefact, recipient, record):
+        # type: (Dict[str, Any], str, Any) -> Dict[str, Any]
+        """What an interrupted run left and is whole stays; the rest comes in one stream."""
+        segments, whole = self.whole_segments(record.segments(artefact))
+        kept, began = whole.bytes, time.monotonic()
+
+        def keep(segment):
+            # type: (Dict[str, Any]) -> None
+            segments.append(segment)
+            record.keep(artefact, segments)
+
+        size = _vault_segments.segment_size(artefact["bytes"])
+        if kept < artefact["bytes"]:
+            cutter = _vault_segments.Cutter(self.folder, artefact["file"], len(segments) + 1, size, recipient, keep)
+            stream = None
+            try:
+                if len(segments) == len(record.segments(artefact)):
+                    kept += self.salvage(artefact, cutter, whole, size)
+                stream = self.connection.read(artefact["source_path"], kept, self.stall)
+                self.flow(stream, cutter, whole)
+                cutter.end()
+            except _vault_pipe.SourceFailed as exc:
+                # What came over a connection that was cut is whole as far as it came: the piece ends where it ended.
+                cutter.end(worth=_vault_segments.WORTH)
+                if exc.result.get("code") == CHANGED:
+                    self.forget(artefact, segments, record)
+                raise
+            finally:
+                if stream is not None:
+                    stream.close()
+                cutter.abandon()
+        sha256, count = whole.facts()
+        if (sha256, count) != (artefact["sha256"], artefact["bytes"]):
+            self.forget(artefact, segments, record)
+            raise other_content(artefact, sha256, count)
+        sync_directory(self.folder)
+        facts = {"sha256": sha256, "bytes": count, "kept": kept, "segments": len(segments)}
+        self.rec.note(act="pulled and encrypted", artefact=artefact["name"], seconds=round(time.monotonic() - began, 3), **facts)
+        return dict(kept_of(artefact), segments=segments)
+
+    def set_aside(self, artefact, record):
+        # type: (Dict[str, Any], Any) -> List[str]
+        """The unfinished segments behind the recorded ones, that a killed run has left: two at most, it syncs one and fills the next."""
+        number, found = len(record.segments(artefact)) + 1, []  # type: int, List[str]
+        while number > 1:
+            path = os.path.join(self.folder, _vault_segments.segment_name(artefact["file"], number))
+            here = [path + ending for ending in (LEFT, ".part", "") if os.path.exists(path + ending)]
+            if not here:
+                break
+            if not here[0].endswith(LEFT):
+                os.rename(here[0], path + LEFT)
+            found.append(path + LEFT)
+            number += 1
+        self.left[artefact["file"]] = found
+        return [os.path.basename(path) for path in found]
+
+    def salvage(self, artefact, cutter, whole, size):
+        # type: (Dict[str, Any], _vault_segments.Cutter, _vault_pipe.Counted, int) -> int
+        """Put what unfinished segments hold into new ones; how many bytes that was.
+
+        age gives out nothing of a file that it has not authenticated, so what it gives before the end that is missing is right.
+        """
+        before, trouble = whole.bytes, []  # type: int, List[BaseException]
+
+        def both(block):
+            # type: (bytes) -> None
+            try:
+                cutter.take(block)
+            except BaseException as exc:
+                trouble.append(exc)
+                raise
+            whole.add(block)
+
+        for path in self.left.get(artefact["file"], []):
+            held = whole.bytes
+            try:
+                _vault_stream.decrypt_parts([{"path": path}], self.identity, None, both)
+            except VaultError:
+                if trouble:
+                    raise  # on our side; that the file was cut somewhere is why it is here
+            if whole.bytes - held != size:
+                break
+        return whole.bytes - before
+
+    def flow(self, stream, cutter, whole):
+        # type: (_vault_pipe.Source, _vault_segments.Cutter, _vault_pipe.Counted) -> None
+        for block in stream.blocks(self.rate):
+            whole.add(block)
+            cutter.take(block)
+        stream.require_good_end()
+
+    def whole_segments(self, segments):
+        # type: (List[Dict[str, Any]]) -> Tuple[List[Dict[str, Any]], _vault_pipe.Counted]
+        """The first of these that are still what was recorded, in their order, and the digest over what they hold."""
+        whole, good = _vault_pipe.Counted(), []  # type: _vault_pipe.Counted, List[Dict[str, Any]]
+        for segment in segments:
+            part = {
+                "path": os.path.join(self.folder, segment["file"]),
+                "cipher_sha256": segment["cipher_sha256"],
+                "sha256": segment["sha256"],
+            }
+            trial = whole.copy()
+            try:
+                _vault_stream.decrypt_parts([part], self.identity, None, trial.add)
+            except VaultError:
+                break
+            whole = trial
+            good.append(segment)
+        return good, whole
+
+    def forget(self, artefact, segments, record):
+        # type: (Dict[str, Any], List[Dict[str, Any]], Any) -> None
+        record.drop(artefact)
+        for segment in segments:
+            os.unlink(os.path.join(self.folder, segment["file"]))
+
+    def fetch_direct(self, artefact, recipient):
+        # type: (Dict[str, Any], str) -> Dict[str, Any]
+        """A stream that the source makes now. It cannot be made twice alike, so an interrupted one starts again."""
+        segments, whole = [], _vault_pipe.Counted()  # type: List[Dict[str, Any]], _vault_pipe.Counted
+        size = _vault_segments.segment_size(artefact["estimate"])
+        cutter = _vault_segments.Cutter(self.folder, artefact["file"], 1, size, recipient, segments.append)
+        stream = self.connection.make(artefact["source_path"], self.stall)
+        try:
+            try:
+                for block in stream.blocks(self.rate):
+                    whole.add(block)
+                    cutter.take(block)
+                code = stream.child.wait()
+                told = trailer_of(stream)
+            finally:
+                stream.close()
+            if code != 0 or told.get("ok") is not True:
+                raise VaultError(
+                    "%s did not give a whole %s (exit code %d after %d bytes): %s; nothing was kept"
+                    % (self.connection.where, artefact["name"], code, whole.bytes, told.get("error")),
+                    verdict="unknown",
+                )
+            sha256, count = whole.facts()
+            if (sha256, count) != (told.get("sha256"), told.get("bytes")):
+                raise VaultError(
+                    "%s arrived with sha256 %s and %d bytes; its source says %s and %s; nothing was kept, run the same command again"
+                    % (artefact["name"], sha256, count, told.get("sha256"), told.get("bytes"))
+                )
+            if told.get("of") != artefact["of"]:
+                raise VaultError(
+                    "%s is a copy of other content than was looked at before (%s, the ledger says %s); nothing was kept; stop what "
+                    "writes there and make the dump again" % (artefact["name"], told.get("of"), artefact["of"])
+                )
+            cutter.end()
+        except BaseException:
+            cutter.abandon()
+            for segment in segments:
+                os.unlink(os.path.join(self.folder, segment["file"]))
+            raise
+        sync_directory(self.folder)
+        self.rec.note(act="pulled straight from its source and encrypted", artefact=artefact["name"], segments=len(segments), **told)
+        told = {key: told[key] for key in ("sha256", "bytes", "plain_sha256", "plain_bytes")}
+        return dict(kept_of(artefact), segments=segments, **told)
+
+
+def kept_of(artefact):
+    # type: (Dict[str, Any]) -> Dict[str, Any]
+    return {key: artefact[key] for key in KEPT if key in artefact}
+
+
+def other_content(artefact, sha256, count):
+    # type: (Dict[str, Any], str, int) -> VaultError
+    return VaultError(
+        "%s arrived with sha256 %s and %d bytes; the ledger says %s and %d; nothing was kept; if it was changed on the host, make "
+        "the dump again" % (artefact["name"], sha256, count, artefact["sha256"], artefact["bytes"]),
+        artefact=artefact["name"],
+    )
