@@ -127,15 +127,17 @@ class Puller(object):
                 raise
             whole.add(block)
 
+        joined = True
         for path in self.left.get(artefact["file"], []):
             held = whole.bytes
             try:
-                _vault_stream.decrypt_parts([{"path": path}], self.identity, None, both)
+                if joined:
+                    _vault_stream.decrypt_parts([{"path": path}], self.identity, None, both)
             except VaultError:
                 if trouble:
                     raise  # on our side; that the file was cut somewhere is why it is here
-            if whole.bytes - held != size:
-                break
+            joined = joined and whole.bytes - held == size
+            os.unlink(path)
         return whole.bytes - before
 
     def flow(self, stream, cutter, whole):

@@ -69,7 +69,7 @@ class Transfer:
         return process
 
     def segments(self) -> list[str]:
-        return self.world.shell(f"ls {self.root}/lab/{self.package}/data/filestore-big 2>/dev/null | grep -v part$ || true").split()
+        return self.world.shell(f"ls {self.root}/lab/{self.package}/data/filestore-big 2>/dev/null | grep 'age$' || true").split()
 
     def state(self) -> str:
         return self.world.shell(f"find {self.root}/lab/{self.package} {self.root}/lab/state -printf '%p %m %s %T@\\n' | sort")
