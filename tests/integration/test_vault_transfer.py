@@ -36,7 +36,7 @@ def world() -> Iterator[Vault]:
     with box:
         box.shell(SETUP)
         box.shell(f"head -c {SIZE} /dev/urandom >{BIG}; chmod 600 {BIG}; cp {BIG} /srv/big.keep")
-        box.shell("head -c 9000000 /dev/urandom >/srv/up/store/large")
+        box.shell("head -c 24000000 /dev/urandom >/srv/up/store/large")
         yield box
 
 
@@ -398,8 +398,7 @@ def test_what_is_not_roots_own_is_not_made(world: Vault, custodians: Any) -> Non
         argv = ["docker", "exec", world.name, "sh", "-c", f"{ssh} 'make {path}' 2>/dev/null | wc -c; exit 0"]
         return int(subprocess.run(argv, capture_output=True, check=True).stdout)
 
-    whole = ask(spec)
-    assert whole > 9_000_000
+    assert ask(spec) > 9_000_000
     world.shell(f"mkdir -p {HOSTILE}/s/x; cp {spec} {HOSTILE}/s/x/other.json; cp -a {folder} /srv/copy; ln -s /srv/copy {HOSTILE}/s/link")
     for path in (
         f"{HOSTILE}/s/x/other.json",
@@ -420,4 +419,4 @@ def test_what_is_not_roots_own_is_not_made(world: Vault, custodians: Any) -> Non
         world.shell(spoil)
         assert ask(spec) == 0, spoil
         world.shell(mend)
-    assert ask(spec) == whole
+    assert ask(spec) > 9_000_000
