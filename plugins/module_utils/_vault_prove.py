@@ -23,7 +23,7 @@ from ansible_collections.sunset.crm.plugins.module_utils import (
     _vault_postgresql,
     _vault_stream,
 )
-from ansible_collections.sunset.crm.plugins.module_utils._vault import Package, VaultError, read_record, write_record  # noqa: F401
+from ansible_collections.sunset.crm.plugins.module_utils._vault import Package, VaultError, cipher_files, read_record, write_record  # noqa: F401
 from ansible_collections.sunset.crm.plugins.module_utils._vault_scratch import Feed, Scratch
 
 SERVERS = {"postgresql": _vault_postgresql, "mariadb": _vault_mariadb}
@@ -60,7 +60,7 @@ class Artefacts(object):
         """Decrypt an artefact into sink; every digest must be the recorded one."""
         path = os.path.join(self.package.folder(self.item), entry["file"] + ".age")
         codec = _vault_stream.codec_of(entry["file"])
-        facts = _vault_stream.decrypt_into(path, self.package.identity, codec, sink)
+        facts = _vault_stream.decrypt_into(path, self.package.identity_of(entry.get("identity")), codec, sink)
         for key, what in (("cipher_sha256", "ciphertext"), ("sha256", "staged file"), ("plain_sha256", "content")):
             if entry.get(key) and entry[key] != facts[key]:
                 raise VaultError(
@@ -332,7 +332,7 @@ def question(proof, stored, source):
     """What a proof record answers; another question needs another proof."""
     return {
         "proof": proof,
-        "cipher_sha256": sorted(entry["cipher_sha256"] for entry in stored),
+        "cipher_sha256": sorted(sha256 for entry in stored for _name, sha256, _bytes in cipher_files(entry)),
         "source_sha256": source.get("fingerprint_sha256") or source.get("manifest_sha256"),
     }
 
@@ -346,9 +346,10 @@ def already_proven(package, item, asked):
     return None
 
 
-def keep(package, item, asked, result):
-    # type: (Package, str, Dict[str, Any], Dict[str, Any]) -> None
-    record = dict(asked, verdict=result["verdict"], result=result, proven=_vault_package.utc_now())
+def keep(package, item, asked, result, source):
+    # type: (Package, str, Dict[str, Any], Dict[str, Any], Dict[str, Any]) -> None
+    """The record of a proof. With the facts about the source a sealed package can be proven again by itself."""
+    record = dict(asked, verdict=result["verdict"], result=result, source=source, proven=_vault_package.utc_now())
     write_record(package.proof_path(item), record)
 
 

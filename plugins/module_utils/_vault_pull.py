@@ -15,6 +15,7 @@ from typing import Any, Dict, List, Optional  # noqa: F401
 
 from ansible_collections.sunset.crm.plugins.module_utils import _vault_stream
 from ansible_collections.sunset.crm.plugins.module_utils._vault import (
+    KEYS,
     NAME,
     SHA256,
     Package,  # noqa: F401
@@ -32,12 +33,14 @@ HOST_KEY = re.compile(r"^(ssh-ed25519|ssh-rsa|ecdsa-sha2-nistp(256|384|521)) ([A
 ADDRESS = re.compile(r"^[A-Za-z0-9:][A-Za-z0-9.:%_-]*$")
 USER = re.compile(r"^[a-z_][a-z0-9_.-]*\$?$")
 ALIAS = "sunset-source"
-KEPT = ("name", "file", "role", "sha256", "bytes", "plain_sha256", "plain_bytes")
+KEPT = ("name", "file", "role", "sha256", "bytes", "plain_sha256", "plain_bytes", "identity")
 
 
-def check_artefacts(artefacts):
-    # type: (List[Dict[str, Any]]) -> List[Dict[str, Any]]
-    """The artefacts as the ledger names them, reduced to what is kept; anything odd is refused."""
+def check_artefacts(artefacts, secret=False):
+    # type: (List[Dict[str, Any]], bool) -> List[Dict[str, Any]]
+    """The artefacts as the ledger names them, reduced to what is kept; anything odd is refused.
+
+    secret: they are encrypted to the package's second identity."""
     names, files, kept = set(), set(), []
     for artefact in artefacts:
         name = artefact.get("name") or ""
@@ -53,7 +56,9 @@ def check_artefacts(artefacts):
         files.add(stored_as)
         if not SHA256.match(str(artefact.get("sha256"))) or not str(artefact.get("bytes")).isdigit():
             raise VaultError("artefact %s has no sha256 and bytes; expected them from the ledger's evidence of the dump" % name)
-        one = {key: artefact[key] for key in KEPT if artefact.get(key) is not None}
+        one = {key: artefact[key] for key in KEPT if artefact.get(key) is not None and key != "identity"}
+        if secret:
+            one["identity"] = KEYS
         for key in ("bytes", "plain_bytes"):
             if key in one:
                 one[key] = int(one[key])
@@ -130,7 +135,7 @@ def known_hosts_text(source):
 def matches(entry, artefact):
     # type: (Optional[Dict[str, Any]], Dict[str, Any]) -> bool
     """Whether a record is about this very artefact."""
-    return entry is not None and all(entry.get(key) == artefact.get(key) for key in ("sha256", "bytes"))
+    return entry is not None and all(entry.get(key) == artefact.get(key) for key in ("sha256", "bytes", "identity"))
 
 
 def observe(package, item, artefacts):

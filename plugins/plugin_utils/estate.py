@@ -111,7 +111,7 @@ class Estate:
         if not self.plan_file.exists():
             return
         key = " ".join(self.run_key.with_suffix(".pub").read_text(encoding="utf-8").split()[:2])
-        names = f"{signatures.LEDGER_HEAD},{signatures.CERTIFICATE}"
+        names = f"{signatures.LEDGER_HEAD},{signatures.CERTIFICATE},{signatures.PACKAGE}"
         text = self.plan().allowed_signers.rstrip("\n") + f'\nrun namespaces="{names}" {key}\n'
         write(self.root / "allowed_signers", text.encode(), 0o644)
 
