@@ -85,7 +85,8 @@ def noted(words: Statements, view: View) -> list[dict[str, Any]]:
                 "name": statement.name,
                 "signer": statement.signer,
             }
-            found.append({**record, **told})
+            record.update(told)
+            found.append(record)
     return found
 
 
