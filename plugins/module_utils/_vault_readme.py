@@ -93,13 +93,21 @@ destroy every copy of its key: the files {package}.*.age in keys/ on every vault
 """
 
 RESTORES = (
-    (".globals.sql", "PostgreSQL, roles:", 'psql -X -q -v ON_ERROR_STOP=1 -d postgres -f "$OUT/{file}" >"$OUT/roles.log"'),
+    (
+        ".globals.sql",
+        "PostgreSQL, roles (that a role or a tablespace's directory is, or is not, there already is no fault):",
+        'psql -X -q -d postgres -f "$OUT/{file}" >"$OUT/roles.log"',
+    ),
     (
         ".pgcustom",
         "PostgreSQL, one database (it is created under its own name):",
         'pg_restore -e -C --no-tablespaces -d postgres "$OUT/{file}"',
     ),
-    (".users.sql", "MariaDB, accounts:", 'mariadb --default-character-set=utf8mb4 <"$OUT/{file}"'),
+    (
+        ".users.sql",
+        "MariaDB, accounts (log in as an administrator of a name that is not in the file):",
+        'mariadb --default-character-set=utf8mb4 <"$OUT/{file}"',
+    ),
     (".sql", "MariaDB, one database:", 'mariadb --default-character-set=utf8mb4 --binary-mode --max-allowed-packet=1G <"$OUT/{file}"'),
     (".image.tar", "The image of a container:", 'docker load -i "$OUT/{file}"'),
     (".tar", "Files (as root, to have their owners too):", 'mkdir "$OUT/{slug}.tree" && tar -xpf "$OUT/{file}" -C "$OUT/{slug}.tree"'),

@@ -77,7 +77,9 @@ def noted(words: Statements, view: View) -> list[dict[str, Any]]:
     found = []
     for statement in [*words.of("hold"), *words.of("retention")]:
         if statement.sha256 not in view.words:
-            told = {name: statement.document[name] for name in ("items", "packages", "until", "lifts") if name in statement.document}
+            told: dict[str, Any] = {
+                name: statement.document[name] for name in ("items", "packages", "until", "lifts") if name in statement.document
+            }
             record: dict[str, Any] = {
                 "kind": "word",
                 "word": statement.kind,
