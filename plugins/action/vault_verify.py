@@ -42,7 +42,9 @@ class ActionModule(ActionBase):
             log = args.get("log") or (str(known.folder / "verify.jsonl") if known.folder else "")
             if not log:
                 raise Refusal("vault_verify: log is not set, and there is no folder of the estate; give -e sunset_verify_log=FILE")
-            seen = plain(self._execute_module(module_name="sunset.crm.vault_verify", module_args=filled, task_vars=task_vars))
+            done = self._execute_module(module_name="sunset.crm.vault_verify", module_args=filled, task_vars=task_vars)
+            # A failed result also holds what Ansible caught, which is no JSON.
+            seen = plain({name: done[name] for name in ("failed", "msg", "verdict", "packages", "unreachable") if name in done})
             if "packages" not in seen:
                 seen = {
                     **seen,

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.sunset.crm.plugins.plugin_utils import ledger, packages, plan, statements
+from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
 from ansible_collections.sunset.crm.plugins.plugin_utils.estate import Estate
 from ansible_collections.sunset.crm.plugins.plugin_utils.view import View, build
 
@@ -34,11 +35,16 @@ class Known:
         estate = Estate(folder.absolute())
         current = estate.plan()
         view = build(ledger.read(estate.ledger_file), plan=current)
-        signers = estate.root / "allowed_signers"
+        public = estate.run_key.with_suffix(".pub")
+        pinned = (view.genesis or {}).get("run_key")
+        if pinned and public.is_file() and ledger.line_hash(public.read_bytes()) != pinned:
+            raise Refusal(
+                f"the run key {public} is not the one that the ledger pinned; find out who changed it before anything is verified"
+            )
         return cls(
             estate.root,
             vault,
-            signers.read_text(encoding="utf-8") if signers.is_file() else "",
+            estate.signers(current) if public.is_file() else "",
             sealed(current, view, vault),
             view,
             statements.read(estate.statements_folder, current),
