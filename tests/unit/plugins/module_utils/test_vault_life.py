@@ -93,7 +93,7 @@ def test_verdicts():
 
 def test_segments_are_joined_by_the_readme_in_their_order(tmp_path):
     """With a stand-in for age: 12 segments, so that an order by text with numbers of unlike width would show."""
-    (tmp_path / "age").write_text('#!/bin/sh\n[ "$4" ] && exec cat <"$5" >"$4"; exec cat "$3"\n')
+    (tmp_path / "age").write_text('#!/bin/sh\nexec cat "$4"\n')
     (tmp_path / "age").chmod(0o755)
     (tmp_path / "data" / "database-crm").mkdir(parents=True)
     (tmp_path / "out" / "database-crm").mkdir(parents=True)
