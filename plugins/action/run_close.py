@@ -19,6 +19,8 @@ class ActionModule(ControlAction):
     def act(self, estate: Estate, args: dict[str, Any], task_vars: dict[str, Any], check: bool) -> dict[str, Any]:
         session = Session.of(estate, check)
         phase, waves = session.run["phase"], session.run["waves"]
+        if phase == "expire":
+            return self._expired(session)
         rows = closing.unfinished(session.plan, session.view, phase, waves)
         copied = session.close([row.item for row in rows], accept=phase == "shutdown")
         lost = [row for row in copied if not row["ok"]]
@@ -33,3 +35,13 @@ class ActionModule(ControlAction):
                 + "\nMend what is named above and in the failed tasks, then run the same command again.",
             }
         return {"changed": False, "waves": waves, "accepted": closing.waves_accepted(session.plan, session.view), "copies": copied}
+
+    def _expired(self, session: Session) -> dict[str, Any]:
+        """A run that destroys packages owes exactly those that it was opened for."""
+        left = closing.undestroyed(session.view, session.run.get("packages", []))
+        copied = session.close(left)
+        lost = [f"the ledger was not copied to {row['vault']}: {row['error']}" for row in copied if not row["ok"]]
+        if left or lost:
+            lines = "\n".join(f"  - {line}" for line in [*(f"{name} is not destroyed" for name in left), *lost])
+            return {"failed": True, "changed": False, "msg": f"expire is not finished:\n{lines}\nMend what the failed tasks name."}
+        return {"changed": False, "waves": session.run["waves"], "accepted": [], "copies": copied}

@@ -6,9 +6,10 @@
 from __future__ import annotations
 
 import time
+from datetime import UTC, datetime
 from typing import Any
 
-from ansible_collections.sunset.crm.plugins.plugin_utils import closing, copies, ledger, runs, signatures, statements
+from ansible_collections.sunset.crm.plugins.plugin_utils import closing, copies, ledger, packages, runs, signatures, statements
 from ansible_collections.sunset.crm.plugins.plugin_utils.control import ControlAction, host_variables
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
 from ansible_collections.sunset.crm.plugins.plugin_utils.estate import Estate, close_run, controller, open_run
@@ -40,7 +41,15 @@ class ActionModule(ControlAction):
             closing.accept(estate.ledger_file, plan, view, words, plan.waves)
             view = build(ledger.read(estate.ledger_file), plan=plan)
         waves = runs.waves_of(phase, args.get("wave") or "", plan, view, check)
-        absent = runs.unreached(plan, waves, [str(host) for host in task_vars.get("ansible_play_hosts_all", [])])
+        words = statements.read(estate.statements_folder, plan)
+        named = packages.named(words, view, datetime.now(UTC)) if phase == "expire" else []
+        members = runs.expiring(plan, named) if phase == "expire" else runs.members(plan, waves)
+        if not members:
+            raise Refusal(
+                "no signed statement names a package of this estate that is to be destroyed; nothing is destroyed because its retention has "
+                "ended. Have one signed by another person (scripts/statement destroy) and put it into statements/"
+            )
+        absent = runs.unreached(members, [str(host) for host in task_vars.get("ansible_play_hosts_all", [])])
         if absent:
             limit = f" (--limit {task_vars['ansible_limit']})" if task_vars.get("ansible_limit") else ""
             raise Refusal(
@@ -67,10 +76,12 @@ class ActionModule(ControlAction):
             "plan_sha256": plan.sha256,
             "check": check,
             "receivers": receivers,
+            **({"packages": [list(pair) for pair in named]} if named else {}),
         }
         open_run(estate, run)
         try:
-            copied = [] if check else self._record(estate, run, approver, None if view.genesis else pins)
+            noted = packages.noted(words, view)
+            copied = [] if check else self._record(estate, run, approver, None if view.genesis else pins, noted)
         except BaseException:
             close_run(estate)
             raise
@@ -78,18 +89,22 @@ class ActionModule(ControlAction):
             "changed": False,
             "run": run["run"],
             "waves": waves,
-            "members": runs.members(plan, waves),
+            "members": members,
             "tiers": sorted(set(runs.power_order(plan).values())),
             "interrupted": [f"{e.record['item']}: {e.record['aspect']} {e.record['value']} ({e.record['at']})" for e in view.interrupted],
             "copies": copied,
         }
 
-    def _record(self, estate: Estate, run: dict[str, Any], approver: str, pins: dict[str, str] | None) -> list[dict[str, Any]]:
+    def _record(
+        self, estate: Estate, run: dict[str, Any], approver: str, pins: dict[str, str] | None, noted: list[dict[str, Any]]
+    ) -> list[dict[str, Any]]:
         if pins is not None:
             ledger.append(estate.ledger_file, {"kind": "genesis", "estate": run["estate"], **pins})
         public = {key: value for key, value in run.items() if key not in ("receivers", "owner")}
         public["append_only"] = [receiver["vault"] for receiver in run["receivers"]]
         ledger.append(estate.ledger_file, {"kind": "run", "state": "open", "approver": approver, **public, **run["owner"]})
+        for word in noted:
+            ledger.append(estate.ledger_file, word)
         return copies.send(estate, run["receivers"], required=True)
 
 

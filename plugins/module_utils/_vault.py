@@ -7,9 +7,10 @@ Private to the collection. Valid for Python 3.6, standard library.
 
     root/<estate>/<package>/                 the package: a BagIt bag once it is sealed
     root/<estate>/keys/<package>.<custodian>.age   its identity, wrapped to each custodian (never inside the package)
+    root/<estate>/keys/<package>.keys.<custodian>.age   its second identity, of the data sets that hold the CRM's own keys
     root/<estate>/state/<package>/           records: package.json, <data set>.stored.json, <data set>.proof.json
     root/<estate>/abandoned/                 packages whose identity was lost, or that were superseded
-    live_dir/<estate>/<package>.*            identity and pull key while the run lasts: memory only
+    live_dir/<estate>/<package>.*            identities and pull key while the run lasts, lent ones while a verification does: memory only
 """
 
 import errno
@@ -23,6 +24,10 @@ from typing import Any, Dict, List, Optional, Tuple  # noqa: F401
 NAME = re.compile(r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}$")
 ITEM = re.compile(r"^([a-z][a-z_]*):([A-Za-z0-9][A-Za-z0-9._-]{0,127})$")
 RESERVED = ("keys", "state", "abandoned")
+# The identities of a package: what encrypts its data, and what encrypts the keys that the CRM kept outside its database.
+DATA, KEYS = "data", "keys"
+DIGESTS = {DATA: "identity_digest", KEYS: "keys_identity_digest"}
+RECIPIENTS = {DATA: "recipient", KEYS: "keys_recipient"}
 RECIPIENT = re.compile(r"^(age1[0-9a-z]{58}|ssh-(ed25519|rsa) [A-Za-z0-9+/=]+( .*)?)$")
 SHA256 = re.compile(r"^[0-9a-f]{64}$")
 CHUNK = 1 << 20
@@ -198,6 +203,8 @@ class Package(object):
         check_name(package, "package")
         if package in RESERVED:
             raise VaultError("package is %r; the names %s are taken by the vault itself" % (package, ", ".join(RESERVED)))
+        if package.endswith(".keys"):
+            raise VaultError("package is %r; names that end in .keys are taken by the second identities of packages" % package)
         if not os.path.isabs(root):
             raise VaultError("root is %r; expected an absolute path on the vault" % root)
         self.root, self.estate, self.name = root, estate, package
@@ -211,11 +218,24 @@ class Package(object):
         self.live_base = live_dir or "/dev/shm/sunset-vault-%d" % os.getuid()
         self.live = os.path.join(self.live_base, estate)
         self.identity = os.path.join(self.live, package + ".identity")
+        self.keys_identity = os.path.join(self.live, package + ".keys.identity")
         self.pull_key = os.path.join(self.live, package + ".pull")
 
-    def wrapped(self, custodian):
-        # type: (str) -> str
-        return os.path.join(self.keys, "%s.%s.age" % (self.name, custodian))
+    def wrapped(self, custodian, which=DATA):
+        # type: (str, str) -> str
+        return os.path.join(self.keys, "%s%s.%s.age" % (self.name, "" if which == DATA else "." + which, custodian))
+
+    def identity_of(self, which=DATA):
+        # type: (Optional[str]) -> str
+        """The file in memory that opens what was encrypted to one of the package's identities."""
+        return self.keys_identity if which == KEYS else self.identity
+
+    def lend(self):
+        # type: () -> Dict[str, str]
+        """From now on the identities are those that a custodian lent (scripts/custodian lend); returns their places."""
+        self.identity = os.path.join(self.live, self.name + ".lent")
+        self.keys_identity = os.path.join(self.live, self.name + ".keys.lent")
+        return {DATA: self.identity, KEYS: self.keys_identity}
 
     def folder(self, item):
         # type: (str) -> str
@@ -233,15 +253,15 @@ class Package(object):
         # type: () -> Dict[str, Any]
         return read_record(self.record_path) or {"state": "absent"}
 
-    def live_digest(self):
-        # type: () -> Optional[str]
-        """SHA-256 of the identity file in memory; None where there is none."""
+    def live_digest(self, which=DATA):
+        # type: (str) -> Optional[str]
+        """SHA-256 of an identity file in memory; None where there is none."""
         try:
-            return sha256_file(self.identity)[0]
+            return sha256_file(self.identity_of(which))[0]
         except IOError as exc:
             if exc.errno == errno.ENOENT:
                 return None
-            raise VaultError("the live identity %s cannot be read: %s" % (self.identity, exc.strerror), verdict="unknown")
+            raise VaultError("the live identity %s cannot be read: %s" % (self.identity_of(which), exc.strerror), verdict="unknown")
 
     def require_live(self):
         # type: () -> Dict[str, Any]
@@ -250,7 +270,7 @@ class Package(object):
         record = self.record()
         if record["state"] == "absent":
             raise VaultError("the package %s/%s is not open; run vault_package with state open first" % (self.estate, self.name))
-        if self.live_digest() != record["identity_digest"]:
+        if any(self.live_digest(which) != record.get(DIGESTS[which]) for which in (DATA, KEYS)):
             raise VaultError(
                 "the identity of the package %s/%s is not in memory on this vault (state %s; was it restarted, or has it "
                 "forgotten the identity?); an open package is begun again by vault_package state=open, a sealed one can "

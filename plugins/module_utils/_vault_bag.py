@@ -10,60 +10,22 @@ it without a key; the manifest over the plaintext is itself an encrypted payload
 import hashlib
 import os
 import re
-from typing import Any, Dict, List, Tuple  # noqa: F401
+from typing import Any, Dict, List, Optional, Tuple  # noqa: F401
 
 from ansible_collections.sunset.crm.plugins.module_utils._vault import VaultError, sha256_file, write_atomic
 
 INNER_MANIFEST = "data/inner-manifest.age"
-TAG_FILES = ("README.txt", "bag-info.txt", "bagit.txt", "manifest-sha256.txt")
+CONTENTS = "data/contents.json.age"
+READABLE = "data/readable"
+FACTS = "package.json"
+TAG_FILES = ("README.txt", "bag-info.txt", "bagit.txt", "contents.schema.json", "manifest-sha256.txt", FACTS)
 TAG_MANIFEST = "tagmanifest-sha256.txt"
+# Not listed in the tag manifest: one is made over it, the other says that there is nothing more to check.
+SIGNATURE = TAG_MANIFEST + ".sig"
+TOMBSTONE = "DESTROYED.json"
+NAMESPACE = "package@sunset.crm"
 BAGIT = "BagIt-Version: 1.0\nTag-File-Character-Encoding: UTF-8\n"
 LINE = re.compile(r"^([0-9a-f]{64})  (.+)$")
-
-README = """This folder is a sealed archive package of a retired CRM system
-================================================================
-
-Estate:   {estate}
-Package:  {package}
-Sealed:   {date}
-{retention}
-What it is: a BagIt 1.0 bag (RFC 8493). Everything below data/ is encrypted with age (https://age-encryption.org, format
-age-encryption.org/v1, X25519) to one identity that belongs to this package alone.
-
-Is it whole? No key and no special tool is needed:
-
-    sha256sum -c tagmanifest-sha256.txt
-    sha256sum -c manifest-sha256.txt
-
-Who can open it? The package's identity was given, encrypted, to these custodians; each file lies beside the package's folder,
-in keys/ ({package}.<custodian>.age):
-
-{custodians}
-    age -d -i <custodian's own identity file> -o package.identity {package}.<custodian>.age
-
-The result must have this SHA-256:  {identity_digest}
-
-Then, in an empty folder, for each file (the paths below data/ are kept, so that the list of digests fits):
-
-    mkdir -p <data set> && age -d -i package.identity -o <data set>/<name> data/<data set>/<name>.age
-
-    <name>.zst      decompress with: zstd -d       <name>.gz      with: gzip -d
-    *.globals.sql   roles: psql, first             *.pgcustom     PostgreSQL custom format: pg_restore -C
-    *.users.sql     accounts: mariadb              *.sql          mariadb
-    *.sqlite3       SQLite 3, the file itself      *.redis.jsonl  one JSON line a key; its dump (base64) is for Redis' RESTORE
-    *.tar           tar                            *.json[l]      fingerprints and manifests, as text
-
-Were the files the right ones? data/inner-manifest.age holds the SHA-256 of every file after decryption, and of every file
-after decompression:
-
-    age -d -i package.identity -o inner-manifest.txt data/inner-manifest.age
-    sha256sum --ignore-missing -c inner-manifest.txt
-
-What is in it:
-
-{contents}
-To destroy this package for good, destroy every copy of its identity: the files in keys/ and what custodians have made of them.
-"""
 
 
 def encode_path(path):
@@ -95,10 +57,10 @@ def parse_manifest(text, name):
     return found
 
 
-def inner_manifest_text(stored):
-    # type: (List[Dict[str, Any]]) -> str
-    """Lines for sha256sum -c over the decrypted files and over the decompressed ones."""
-    lines = set()
+def inner_manifest_text(stored, readable=()):
+    # type: (List[Dict[str, Any]], Any) -> str
+    """Lines for sha256sum -c over the decrypted files (segments joined) and over the decompressed ones."""
+    lines = {("readable/%s.zip" % one["slug"], one["plain_sha256"]) for one in readable}
     for entry in stored:
         path = "%s/%s" % (entry["slug"], entry["file"])
         lines.add((path, entry["sha256"]))
@@ -130,23 +92,6 @@ def payload_oxum(payload):
     return "%d.%d" % (sum(size for _path, size in payload), len(payload))
 
 
-def readme_text(estate, package, date, custodians, identity_digest, stored, retention):
-    # type: (str, str, str, List[str], str, List[Dict[str, Any]], Dict[str, Any]) -> str
-    contents = "".join(
-        "    data/%s/%s.age  (%s, %d bytes before encryption)\n" % (e["slug"], e["file"], e["role"], e["bytes"])
-        for e in sorted(stored, key=lambda e: (e["slug"], e["file"]))
-    )
-    return README.format(
-        estate=estate,
-        package=package,
-        date=date,
-        retention="".join("%s: %s\n" % (k, one_line(v)) for k, v in sorted(retention.items()) if v not in (None, "")),
-        custodians="".join("    %s\n" % name for name in custodians),
-        identity_digest=identity_digest,
-        contents=contents,
-    )
-
-
 def write_bag(package, texts, payload_digests):
     # type: (Any, Dict[str, str], List[Tuple[str, str]]) -> str
     """Write the tag files, the tag manifest last; returns the digest of the tag manifest."""
@@ -159,29 +104,44 @@ def write_bag(package, texts, payload_digests):
     return hashlib.sha256(text).hexdigest()
 
 
-def bag_problems(package, tagmanifest_sha256):
-    # type: (Any, str) -> List[str]
-    """Everything that is wrong with a sealed bag; each byte is read. Empty means whole."""
+def bag_problems(package, tagmanifest_sha256=None):
+    # type: (Any, Optional[str]) -> List[str]
+    """Everything that is wrong with a sealed bag, by name; each byte is read. Empty means whole.
+
+    tagmanifest_sha256: what was recorded at the sealing; None where there is no record beside the package.
+    """
     path = os.path.join(package.bag, TAG_MANIFEST)
     try:
-        if sha256_file(path)[0] != tagmanifest_sha256:
+        if tagmanifest_sha256 is not None and sha256_file(path)[0] != tagmanifest_sha256:
             return ["%s is not the one that was recorded when the package was sealed" % TAG_MANIFEST]
-        problems, expected = [], {}  # type: Tuple[List[str], Dict[str, str]]
-        with open(path, "rb") as stream:
-            tags = parse_manifest(stream.read().decode("utf-8"), TAG_MANIFEST)
-        for name, sha in tags.items():
+        tags = read_manifest(path, TAG_MANIFEST)
+        problems = ["%s does not list %s" % (TAG_MANIFEST, name) for name in ("bagit.txt", "manifest-sha256.txt") if name not in tags]
+        for name, sha in sorted(tags.items()):
             problems += compare_file(package.bag, name, sha)
-        if problems:
+        for name in sorted(set(os.listdir(package.bag)) - set(tags) - {"data", TAG_MANIFEST, SIGNATURE, TOMBSTONE}):
+            problems.append("%s does not belong to the package" % name)
+        if any("manifest-sha256.txt" in problem for problem in problems):
             return problems
-        with open(os.path.join(package.bag, "manifest-sha256.txt"), "rb") as stream:
-            expected = parse_manifest(stream.read().decode("utf-8"), "manifest-sha256.txt")
+        expected = read_manifest(os.path.join(package.bag, "manifest-sha256.txt"), "manifest-sha256.txt")
+        payload = package.payload()
     except IOError as exc:
         return ["%s cannot be read: %s" % (exc.filename, exc.strerror)]
-    for name in sorted(set(package.payload()) - set(expected)):
+    except VaultError as exc:
+        return [str(exc)]
+    for name in sorted(set(payload) - set(expected)):
         problems.append("%s is in the package but not in its manifest" % name)
     for name, sha in sorted(expected.items()):
         problems += compare_file(package.bag, name, sha)
     return problems
+
+
+def read_manifest(path, name):
+    # type: (str, str) -> Dict[str, str]
+    with open(path, "rb") as stream:
+        try:
+            return parse_manifest(stream.read().decode("utf-8"), name)
+        except ValueError:
+            raise VaultError("%s is no text in UTF-8" % name)
 
 
 def compare_file(bag, name, sha):
@@ -189,6 +149,10 @@ def compare_file(bag, name, sha):
     path = os.path.join(bag, name)
     if os.path.islink(path) or not os.path.isfile(path):
         return ["%s is missing" % name]
-    if sha256_file(path)[0] != sha:
+    try:
+        found = sha256_file(path)[0]
+    except (IOError, OSError) as exc:
+        return ["%s cannot be read: %s" % (name, exc.strerror)]
+    if found != sha:
         return ["%s is damaged: its digest is not the recorded one" % name]
     return []

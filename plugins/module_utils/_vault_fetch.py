@@ -14,7 +14,7 @@ from ansible_collections.sunset.crm.plugins.module_utils import _vault_pipe, _va
 from ansible_collections.sunset.crm.plugins.module_utils._vault import Package, VaultError, item_slug, sync_directory  # noqa: F401
 from ansible_collections.sunset.crm.plugins.module_utils._vault_source import Connection, trailer_of
 
-KEPT = ("name", "file", "role", "sha256", "bytes", "plain_sha256", "plain_bytes", "direct", "of", "estimate")
+KEPT = ("name", "file", "role", "sha256", "bytes", "plain_sha256", "plain_bytes", "direct", "of", "estimate", "identity")
 # The reader's exit code for a file that was written to while it was read: what came is of no file that ever was.
 CHANGED = 4
 LEFT = ".left"
@@ -23,10 +23,10 @@ LEFT = ".left"
 class Puller(object):
     """Fetches artefacts of one data set over one pinned connection each. record: _vault_pull.Record, which is told of each segment."""
 
-    def __init__(self, package, item, source, rate, stall, rec):
-        # type: (Package, str, Dict[str, Any], int, float, Any) -> None
+    def __init__(self, package, item, identity, source, rate, stall, rec):
+        # type: (Package, str, str, Dict[str, Any], int, float, Any) -> None
         self.package, self.item, self.rate, self.stall, self.rec = package, item, rate, stall, rec
-        self.folder, self.identity = package.folder(item), package.identity
+        self.folder, self.identity = package.folder(item), identity
         known_hosts = os.path.join(package.live, "%s.%s.known_hosts" % (package.name, item_slug(item)))
         self.left = {}  # type: Dict[str, List[str]]
         self.connection = Connection(source, package.pull_key, known_hosts, rec)

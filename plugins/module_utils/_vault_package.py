@@ -13,14 +13,17 @@ import re
 import stat
 from typing import Any, Dict, List, Optional, Tuple  # noqa: F401
 
-from ansible_collections.sunset.crm.plugins.module_utils import _age, _vault_bag
+from ansible_collections.sunset.crm.plugins.module_utils import _age
 from ansible_collections.sunset.crm.plugins.module_utils._vault import (
+    DATA,
+    DIGESTS,
+    KEYS,
     RECIPIENT,
+    RECIPIENTS,
     Package,  # noqa: F401
     VaultError,
     check_name,
     make_directory,
-    read_record,
     require_memory,
     sha256_file,
     swap_in_use,
@@ -41,6 +44,8 @@ def check_custodians(custodians):
     names = [custodian["name"] for custodian in custodians]
     for custodian in custodians:
         check_name(custodian["name"], "custodian")
+        if custodian["name"].startswith("keys."):
+            raise VaultError("custodian is %r; names that begin with keys. are taken by the second identities" % custodian["name"])
         if not RECIPIENT.match(custodian["recipient"]):
             raise VaultError(
                 "the recipient of custodian %s is no age recipient; expected age1... as age-keygen -y prints it, or an "
@@ -57,19 +62,29 @@ def observe(package, custodians):
     # type: (Package, List[Dict[str, str]]) -> Dict[str, Any]
     """The state of a package in words that hold no secret."""
     record = package.record()
-    known = {(w["custodian"], w["recipient"]): w for w in record.get("wrapped", [])}
+    known = {key_of(entry): entry for entry in record.get("wrapped", [])}
+    here = [which for which in (DATA, KEYS) if record.get(DIGESTS[which])]
     wrapped = []
     for custodian in custodians:
-        entry = known.get((custodian["name"], custodian["recipient"]))
-        wrapped.append(entry is not None and same_file(package.wrapped(custodian["name"]), entry["sha256"]))
+        for which in here:
+            entry = known.get((custodian["name"], custodian["recipient"], which))
+            wrapped.append(entry is not None and same_file(package.wrapped(custodian["name"], which), entry["sha256"]))
     return {
         "state": record["state"],
         "identity_digest": record.get("identity_digest"),
         "live_digest": package.live_digest(),
+        "keys_identity_digest": record.get("keys_identity_digest"),
+        "keys_live_digest": package.live_digest(KEYS),
         "pull_key": os.path.isfile(package.pull_key) and os.path.isfile(package.pull_key + ".pub"),
-        "wrapped": all(wrapped) and len(known) == len(custodians),
+        "wrapped": all(wrapped) and len(known) == len(wrapped),
         "leftover": record["state"] in ("absent",) and os.path.isdir(package.data) and bool(package.payload()),
     }
+
+
+def key_of(entry):
+    # type: (Dict[str, Any]) -> Tuple[str, str, str]
+    """What tells the wrapped identities of a package apart."""
+    return entry["custodian"], entry["recipient"], entry.get("identity", DATA)
 
 
 def same_file(path, sha256):
@@ -77,32 +92,48 @@ def same_file(path, sha256):
     return os.path.isfile(path) and sha256_file(path)[0] == sha256
 
 
-def decide_open(seen, supersede):
-    # type: (Dict[str, Any], bool) -> str
-    """nothing | finish (make what is missing) | restart (move the old package aside, then make everything)."""
+def decide_open(seen, supersede, keys=False):
+    # type: (Dict[str, Any], bool, bool) -> str
+    """nothing | finish (make what is missing) | restart (move the old package aside, then make everything).
+
+    keys: the host has a data set that is encrypted to a second identity."""
+    if seen["state"] in ("destroying", "destroyed"):
+        raise VaultError(
+            "the package is %s, on record: a destroyed package is not begun again under its name; if the host lives again, give it "
+            "another name or move the tombstone away by hand" % ("destroyed" if seen["state"] == "destroyed" else "half destroyed")
+        )
     if seen["state"] in ("sealed", "forgotten"):
         return "restart" if supersede else "nothing"
     if seen["state"] == "absent":
         return "restart" if seen["leftover"] else "finish"
-    if seen["live_digest"] != seen["identity_digest"]:
+    if any(seen[live] != seen[recorded] for live, recorded in LIVE if seen[recorded]):
         return "restart"
+    if keys and not seen["keys_identity_digest"]:
+        return "finish"
     return "nothing" if seen["wrapped"] and seen["pull_key"] else "finish"
 
 
-def decide_forget(seen, attestation_sha256):
-    # type: (Dict[str, Any], Optional[str]) -> str
+LIVE = (("live_digest", "identity_digest"), ("keys_live_digest", "keys_identity_digest"))
+
+
+def decide_forget(seen, attestation_sha256, keys_attestation_sha256=None):
+    # type: (Dict[str, Any], Optional[str], Optional[str]) -> str
     """nothing | forget, or VaultError where forgetting would lose the copy."""
-    if seen["state"] == "forgotten" and not seen["live_digest"] and not seen["pull_key"]:
+    if seen["state"] == "forgotten" and not any(seen[name] for name in ("live_digest", "keys_live_digest", "pull_key")):
         return "nothing"
     if seen["state"] not in ("sealed", "forgotten"):
         raise VaultError(
             "the package is %s; expected sealed: forgetting its identity now would end every proof of it; seal it first" % seen["state"]
         )
-    if not attestation_sha256:
-        raise VaultError(
-            "attestation_sha256 is missing; expected the digest of a custodian's signed attestation that the wrapped identity "
-            "%s opens; let a custodian run the challenge (scripts/custodian challenge) and hand it in" % seen["identity_digest"]
-        )
+    asked = [("attestation_sha256", attestation_sha256, seen["identity_digest"])]
+    if seen["keys_identity_digest"]:
+        asked.append(("keys_attestation_sha256", keys_attestation_sha256, seen["keys_identity_digest"]))
+    for name, given, digest in asked:
+        if not given:
+            raise VaultError(
+                "%s is missing; expected the digest of a custodian's signed attestation that the wrapped identity "
+                "%s opens; let a custodian run the challenge (scripts/custodian challenge) and hand it in" % (name, digest)
+            )
     return "forget"
 
 
@@ -137,13 +168,13 @@ def set_aside(package, rec):
     wraps = glob.glob(os.path.join(package.keys, glob.escape(package.name) + ".*.age"))
     for wrap in wraps:
         # crm.2 and crm.2.alice: only the recorded custodians' files belong to this package.
-        if wrap in [package.wrapped(entry["custodian"]) for entry in record.get("wrapped", [])]:
+        if wrap in [package.wrapped(entry["custodian"], entry.get("identity", DATA)) for entry in record.get("wrapped", [])]:
             os.rename(wrap, os.path.join(place, os.path.basename(wrap)))
             moved = True
     if os.path.isdir(package.bag):
         os.rename(package.bag, os.path.join(place, "package"))
         moved = True
-    for path in (package.identity, package.pull_key, package.pull_key + ".pub"):
+    for path in (package.identity, package.keys_identity, package.pull_key, package.pull_key + ".pub"):
         destroy(path)
     # The records go last: as long as they are here, a second run comes by here again.
     if os.path.isdir(package.state_dir):
@@ -157,45 +188,42 @@ def set_aside(package, rec):
     return place
 
 
-def open_package(package, custodians, rec):
-    # type: (Package, List[Dict[str, str]], Any) -> None
+def open_package(package, custodians, rec, keys=False):
+    # type: (Package, List[Dict[str, str]], Any, bool) -> None
     """Make whatever is missing of an open package; the record is written last."""
     os.umask(0o077)
     for path in (package.root, package.estate_dir, package.bag, package.data, package.keys, package.state_dir):
         make_directory(path)
     prepare_live(package)
     record = package.record()
-    digest = package.live_digest()
-    if digest is None:
-        _age.make_identity(rec.run, package.identity)
-        digest = package.live_digest()
+    made = {}  # type: Dict[str, Any]
+    for which in (DATA, KEYS):
+        if which == DATA or keys or record.get(DIGESTS[KEYS]):
+            if package.live_digest(which) is None:
+                _age.make_identity(rec.run, package.identity_of(which))
+            made[DIGESTS[which]] = package.live_digest(which)
+            made[RECIPIENTS[which]] = _age.recipient_of(rec.read, package.identity_of(which))
     if not (os.path.isfile(package.pull_key) and os.path.isfile(package.pull_key + ".pub")):
         make_pull_key(package, rec)
-    known = {(w["custodian"], w["recipient"]): w for w in record.get("wrapped", []) if record.get("identity_digest") == digest}
+    same = record.get("identity_digest") == made["identity_digest"]
+    known = {key_of(entry): entry for entry in record.get("wrapped", []) if same}
     wrapped = []
     for custodian in custodians:
-        path = package.wrapped(custodian["name"])
-        entry = known.pop((custodian["name"], custodian["recipient"]), None)
-        if entry is None or not same_file(path, entry["sha256"]):
-            sha256 = _age.wrap(rec.run, package.identity, custodian["recipient"], path)
-            entry = {"custodian": custodian["name"], "recipient": custodian["recipient"], "path": path, "sha256": sha256}
-        wrapped.append(entry)
+        for which in [one for one in (DATA, KEYS) if DIGESTS[one] in made]:
+            path = package.wrapped(custodian["name"], which)
+            entry = known.pop((custodian["name"], custodian["recipient"], which), None)
+            if entry is None or not same_file(path, entry["sha256"]):
+                sha256 = _age.wrap(rec.run, package.identity_of(which), custodian["recipient"], path)
+                entry = {"custodian": custodian["name"], "recipient": custodian["recipient"], "path": path, "sha256": sha256}
+                entry["identity"] = which
+            wrapped.append(entry)
     for entry in known.values():
         if entry["path"] not in [w["path"] for w in wrapped] and os.path.exists(entry["path"]):
             os.unlink(entry["path"])
             rec.note(act="removed the wrapped identity of a custodian who is no longer named", custodian=entry["custodian"])
-    write_record(
-        package.record_path,
-        {
-            "state": "open",
-            "estate": package.estate,
-            "package": package.name,
-            "identity_digest": digest,
-            "recipient": _age.recipient_of(rec.read, package.identity),
-            "wrapped": wrapped,
-            "opened": record.get("opened", utc_now()) if record.get("identity_digest") == digest else utc_now(),
-        },
-    )
+    opened = record.get("opened", utc_now()) if same else utc_now()
+    head = {"state": "open", "estate": package.estate, "package": package.name, "wrapped": wrapped, "opened": opened}
+    write_record(package.record_path, dict(head, **made))
 
 
 def make_pull_key(package, rec):
@@ -206,80 +234,6 @@ def make_pull_key(package, rec):
     node = re.sub(r"[^A-Za-z0-9._-]", "-", os.uname().nodename)
     comment = "sunset-vault-%s-%s@%s" % (package.estate, package.name, node)
     rec.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-C", comment, "-f", package.pull_key], timeout=30)
-
-
-# --- sealed --------------------------------------------------------------------------------------------------------
-
-
-def stored_records(package):
-    # type: (Package) -> List[Tuple[str, Dict[str, Any], Optional[Dict[str, Any]]]]
-    """(slug, stored record, proof record or None) of every data set in the package."""
-    found = []
-    for path in sorted(glob.glob(os.path.join(glob.escape(package.state_dir), "*.stored.json"))):
-        slug = os.path.basename(path)[: -len(".stored.json")]
-        stored = read_record(path)
-        if stored is not None:
-            found.append((slug, stored, read_record(path[: -len(".stored.json")] + ".proof.json")))
-    return found
-
-
-def seal_obstacles(package):
-    # type: (Package) -> List[str]
-    """What keeps the package from being sealed, by name. Reads every byte of it."""
-    problems, known = [], {_vault_bag.INNER_MANIFEST}
-    records = stored_records(package)
-    if not records:
-        problems.append("it holds no data set")
-    for slug, stored, proof in records:
-        if not stored.get("complete"):
-            problems.append("%s: not all artefacts are stored (run vault_pull again)" % slug)
-        for entry in stored["artefacts"]:
-            path = os.path.join("data", slug, entry["file"] + ".age")
-            known.add(path)
-            problems += _vault_bag.compare_file(package.bag, path, entry["cipher_sha256"])
-        digests = sorted(entry["cipher_sha256"] for entry in stored["artefacts"])
-        if not proof or proof.get("verdict") != "equal" or sorted(proof.get("cipher_sha256", [])) != digests:
-            problems.append("%s: the stored copy is not proven (run vault_prove)" % slug)
-    for path in package.payload():
-        if path not in known:
-            problems.append("%s belongs to no recorded data set" % path)
-    return problems
-
-
-def seal(package, retention, rec):
-    # type: (Package, Dict[str, Any], Any) -> Dict[str, Any]
-    """Write the bag around the payload; returns the new record."""
-    record, date = package.record(), utc_now()
-    records = stored_records(package)
-    stored = [dict(entry, slug=slug) for slug, one, _proof in records for entry in one["artefacts"]]
-    inner = os.path.join(package.bag, _vault_bag.INNER_MANIFEST)
-    if os.path.lexists(inner + ".part"):
-        os.unlink(inner + ".part")
-    text = _vault_bag.inner_manifest_text(stored)
-    rec.run(["age", "-r", record["recipient"], "-o", inner + ".part"], stdin=text, timeout=60)
-    os.chmod(inner + ".part", 0o600)
-    os.rename(inner + ".part", inner)
-    sync_directory(package.data)
-    paths = package.payload()
-    digests = [(path,) + sha256_file(os.path.join(package.bag, path)) for path in paths]
-    oxum = [(path, size) for path, _sha, size in digests]
-    identifier = "%s/%s" % (package.estate, package.name)
-    texts = {
-        "bag-info.txt": _vault_bag.bag_info_text(oxum, date[:10], identifier, retention),
-        "README.txt": _vault_bag.readme_text(
-            package.estate,
-            package.name,
-            date,
-            [entry["custodian"] for entry in record["wrapped"]],
-            record["identity_digest"],
-            stored,
-            retention,
-        ),
-    }
-    tagmanifest = _vault_bag.write_bag(package, texts, [(path, sha) for path, sha, _size in digests])
-    sealed = dict(record, state="sealed", sealed=date, tagmanifest_sha256=tagmanifest, payload_oxum=_vault_bag.payload_oxum(oxum))
-    rec.note(act="wrote the bag", files=len(paths), payload_oxum=sealed["payload_oxum"])
-    return sealed
 
 
 # --- forgotten -----------------------------------------------------------------------------------------------------
@@ -298,13 +252,22 @@ def destroy(path):
     return True
 
 
-def forget(package, attestation_sha256, rec):
-    # type: (Package, str, Any) -> None
-    for path in (package.identity, package.identity + ".part", package.pull_key, package.pull_key + ".pub"):
+def forget(package, attestation_sha256, keys_attestation_sha256, rec):
+    # type: (Package, str, Optional[str], Any) -> None
+    forget_live(package, rec)
+    record = dict(package.record(), state="forgotten", forgotten=utc_now(), attestation_sha256=attestation_sha256)
+    if record.get(DIGESTS[KEYS]):
+        record["keys_attestation_sha256"] = keys_attestation_sha256
+    write_record(package.record_path, record)
+
+
+def forget_live(package, rec):
+    # type: (Package, Any) -> None
+    """Destroy what this vault holds in memory of a package."""
+    identities = [path + end for path in (package.identity, package.keys_identity) for end in ("", ".part")]
+    for path in identities + [package.pull_key, package.pull_key + ".pub"]:
         if destroy(path):
             rec.note(act="destroyed a key in memory", path=path)
-    record = package.record()
-    write_record(package.record_path, dict(record, state="forgotten", forgotten=utc_now(), attestation_sha256=attestation_sha256))
 
 
 def open_result(package):
@@ -315,12 +278,18 @@ def open_result(package):
     if os.path.isfile(package.pull_key + ".pub"):
         with open(package.pull_key + ".pub") as stream:
             public = stream.read().strip()
+    here = [which for which in (DATA, KEYS) if record.get(DIGESTS[which])]
     return {
         "state": record["state"],
         "identity_digest": record.get("identity_digest"),
         "recipient": record.get("recipient"),
+        "keys_identity_digest": record.get("keys_identity_digest"),
+        "keys_recipient": record.get("keys_recipient"),
         "pull_public_key": public,
-        "live": bool(record.get("identity_digest")) and package.live_digest() == record.get("identity_digest"),
+        "live": bool(here) and all(package.live_digest(which) == record[DIGESTS[which]] for which in here),
         "live_swap": swap_in_use(),
-        "wrapped": [{k: w[k] for k in ("custodian", "path", "sha256")} for w in record.get("wrapped", [])],
+        "wrapped": [
+            {"custodian": w["custodian"], "identity": w.get("identity", DATA), "path": w["path"], "sha256": w["sha256"]}
+            for w in record.get("wrapped", [])
+        ],
     }

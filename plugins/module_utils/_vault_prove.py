@@ -72,7 +72,8 @@ class Artefacts(object):
         # type: (Dict[str, Any], Any) -> None
         """Decrypt an artefact into sink; every digest must be the recorded one."""
         codec = _vault_stream.codec_of(entry["file"])
-        facts = _vault_stream.decrypt_entry(self.package.folder(self.item), entry, self.package.identity, codec, sink)
+        identity = self.package.identity_of(entry.get("identity"))
+        facts = _vault_stream.decrypt_entry(self.package.folder(self.item), entry, identity, codec, sink)
         self.checked.append(entry["name"])
         self.rec.note(act="opened and checked", artefact=entry["name"], plain_bytes=facts["plain_bytes"])
 
@@ -351,9 +352,10 @@ def already_proven(package, item, asked):
     return None
 
 
-def keep(package, item, asked, result):
-    # type: (Package, str, Dict[str, Any], Dict[str, Any]) -> None
-    record = dict(asked, verdict=result["verdict"], result=result, proven=_vault_package.utc_now())
+def keep(package, item, asked, result, source):
+    # type: (Package, str, Dict[str, Any], Dict[str, Any], Dict[str, Any]) -> None
+    """The record of a proof. With the facts about the source a sealed package can be proven again by itself."""
+    record = dict(asked, verdict=result["verdict"], result=result, source=source, proven=_vault_package.utc_now())
     write_record(package.proof_path(item), record)
 
 

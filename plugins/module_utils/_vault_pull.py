@@ -20,6 +20,7 @@ from typing import Any, Dict, List, Optional, Set  # noqa: F401
 
 from ansible_collections.sunset.crm.plugins.module_utils import _vault_fetch  # noqa: F401
 from ansible_collections.sunset.crm.plugins.module_utils._vault import (
+    KEYS,
     NAME,
     SHA256,
     Package,  # noqa: F401
@@ -37,9 +38,11 @@ from ansible_collections.sunset.crm.plugins.module_utils._vault_fetch import KEP
 NUMBERS = ("bytes", "plain_bytes", "estimate")
 
 
-def check_artefacts(artefacts):
-    # type: (List[Dict[str, Any]]) -> List[Dict[str, Any]]
-    """The artefacts as the ledger names them, reduced to what is kept; anything odd is refused."""
+def check_artefacts(artefacts, secret=False):
+    # type: (List[Dict[str, Any]], bool) -> List[Dict[str, Any]]
+    """The artefacts as the ledger names them, reduced to what is kept; anything odd is refused.
+
+    secret: they are encrypted to the package's second identity."""
     names, files, kept = set(), set(), []
     for artefact in artefacts:
         name = artefact.get("name") or ""
@@ -54,7 +57,9 @@ def check_artefacts(artefacts):
         names.add(name)
         files.add(stored_as)
         check_digests(artefact)
-        one = {key: artefact[key] for key in KEPT if artefact.get(key) not in (None, False)}
+        one = {key: artefact[key] for key in KEPT if artefact.get(key) not in (None, False) and key != "identity"}
+        if secret:
+            one["identity"] = KEYS
         for key in NUMBERS:
             if key in one:
                 one[key] = int(one[key])
@@ -91,7 +96,7 @@ def source_path(artefact):
 def matches(entry, artefact):
     # type: (Optional[Dict[str, Any]], Dict[str, Any]) -> bool
     """Whether a record is about this very artefact. A direct one has no digest beforehand: it is the copy of the same content."""
-    keys = ("direct", "of", "name") if artefact.get("direct") else ("direct", "sha256", "bytes")
+    keys = ("direct", "of", "name", "identity") if artefact.get("direct") else ("direct", "sha256", "bytes", "identity")
     return entry is not None and all(entry.get(key) == artefact.get(key) for key in keys)
 
 
@@ -187,7 +192,8 @@ class Record(object):
 
     def keep(self, artefact, segments):
         # type: (Dict[str, Any], List[Dict[str, Any]]) -> None
-        self.partial[artefact["file"]] = {"sha256": artefact["sha256"], "bytes": artefact["bytes"], "segments": segments}
+        about = {key: artefact[key] for key in ("sha256", "bytes", "identity") if key in artefact}  # type: Dict[str, Any]
+        self.partial[artefact["file"]] = dict(about, segments=segments)
         self.write()
 
     def done(self, entry):

@@ -37,7 +37,7 @@ options:
     type: path
     required: true
   settings:
-    description: C(grace_seconds), C(proofs_required), C(custodians_required), C(acceptance).
+    description: C(grace_seconds), C(proofs_required), C(custodians_required), C(acceptance), C(retention).
     type: dict
     default: {}
   classified:

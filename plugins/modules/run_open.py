@@ -15,7 +15,7 @@ options:
   phase:
     description: What the run is to do.
     type: str
-    choices: [shutdown, wipe, resume]
+    choices: [shutdown, wipe, resume, expire]
     required: true
   confirm:
     description: The estate's name, typed in. A prompt would hang automation controllers.

@@ -10,9 +10,11 @@ version_added: 0.1.0
 description:
   - Runs on a vault, as an unprivileged user. A package holds the encrypted copies of one host of an estate.
   - C(open) makes an age identity for this package alone, in memory only, wraps it to each custodian's recipient, and makes
-    the key pair with which the vault pulls.
-  - C(sealed) turns the package into a BagIt 1.0 bag (RFC 8493) over the ciphertext and reads every byte of it again.
-  - C(forgotten) destroys the identity and the pull key in the vault's memory. From then on only a custodian can open it.
+    the key pair with which the vault pulls. Where a data set of the host holds keys of the CRM (C(secret) in the plan), it makes a
+    second identity for these alone.
+  - C(sealed) turns the package into a BagIt 1.0 bag (RFC 8493) over the ciphertext and reads every byte of it again. The control
+    node signs the tag manifest with its run key in the same act, and the signature is put beside it.
+  - C(forgotten) destroys the identities and the pull key in the vault's memory. From then on only a custodian can open it.
 attributes:
   check_mode:
     support: full
@@ -62,14 +64,37 @@ options:
       - With O(state=open), begin again although a sealed package exists. The sealed one is moved to C(abandoned/), not deleted.
     type: bool
     default: false
+  secret:
+    description: Whether a data set of the host is encrypted to a second identity. Filled in from the plan.
+    type: bool
+    default: false
   retention:
-    description: Fields for C(bag-info.txt), such as V(Retention-Class) and V(Retention-Until).
+    description:
+      - How long the company means to keep the package. Written into it when it is sealed, and never changed afterwards.
+      - Filled in from the plan (C(settings.retention)) and from the legal holds among the statements.
     type: dict
     default: {}
+    suboptions:
+      class:
+        description: The company's own name for the class. Without one the package is V(unclassified), which never expires by itself.
+        type: str
+      until:
+        description: Last day on which it must be kept, such as V(2036-12-31).
+        type: str
+      hold:
+        description: Whether a legal hold stood when it was sealed.
+        type: bool
+        default: false
+  signature:
+    description: SSH signature over the tag manifest, made by the action plugin. With O(state=sealed).
+    type: str
   attestation_sha256:
     description:
       - Digest of the custodian's signed attestation that the wrapped identity opens. Needed for O(state=forgotten).
       - The attestation itself is verified by the gate on the control node.
+    type: str
+  keys_attestation_sha256:
+    description: The same for the second identity, where the package has one.
     type: str
   item:
     description: The item of the plan that this act belongs to.
@@ -101,7 +126,7 @@ EXAMPLES = r"""
     root: /srv/vault/packages
     estate: lab
     package: db1
-    retention: {Retention-Class: books, Retention-Until: "2036-12-31"}
+    retention: {class: books, until: "2036-12-31"}
 """
 
 RETURN = r"""
@@ -125,6 +150,16 @@ result:
       returned: success
       type: str
       sample: age1lggyhqrw2nlhcxprm67z43rta597azn8gknawjehu9d9dl0jq3yqqvfafg
+    keys_identity_digest:
+      description: SHA-256 of the second identity; none where the package has only one.
+      returned: success
+      type: str
+      sample: 1b4f0e9851971998e732078544c96b36c3d01cedf7caa332359d6f1d83567014
+    keys_recipient:
+      description: Public age recipient of the second identity.
+      returned: success
+      type: str
+      sample: age1t7rxyev2z3rw82stdlrrepyc39nvn86l5078zqkf5uasdy86jp6svpy7pa
     pull_public_key:
       description: Public key for M(sunset.crm.vault_access); none after the package was forgotten.
       returned: success
@@ -145,7 +180,7 @@ result:
       returned: success
       type: list
       elements: dict
-      sample: [{custodian: alice, path: /srv/vault/packages/lab/keys/db1.alice.age, sha256: 3a7b...}]
+      sample: [{custodian: alice, identity: data, path: /srv/vault/packages/lab/keys/db1.alice.age, sha256: 3a7b...}]
     restarted:
       description: Whether an earlier package was moved aside, because its identity was lost or it was superseded.
       returned: state is open
@@ -171,6 +206,20 @@ result:
       returned: state is sealed or forgotten
       type: str
       sample: "1843201.5"
+    retention:
+      description: What was written into the package.
+      returned: state is sealed or forgotten
+      type: dict
+      sample: {class: books, until: "2036-12-31", hold: false}
+    tagmanifest:
+      description: Text of the tag manifest, as long as it has no valid signature. The action plugin signs it.
+      returned: state is sealed
+      type: str
+    signature:
+      description: Whether a signature lies beside the tag manifest (valid, bad, absent, unknown), and the fingerprint of its key.
+      returned: state is sealed
+      type: dict
+      sample: {state: valid, key: "SHA256:0dlC5pr4TjEXhCyEyQWR5NEJXrWcPC3yxMNjOcTQVJw"}
 evidence:
   description: Before, actions, after, times and tool versions, as the ledger records them.
   returned: always
@@ -181,7 +230,7 @@ evidence_sha256:
   type: str
 """
 
-from ansible_collections.sunset.crm.plugins.module_utils import _age, _vault_bag, _vault_package
+from ansible_collections.sunset.crm.plugins.module_utils import _age, _vault_bag, _vault_contents, _vault_package, _vault_seal
 from ansible_collections.sunset.crm.plugins.module_utils._recorded import Recorded
 from ansible_collections.sunset.crm.plugins.module_utils._vault import SHA256, Package, VaultError, write_record
 
@@ -193,14 +242,14 @@ def run_open(rec, package):
         rec.tool(tool, version)
     seen = _vault_package.observe(package, custodians)
     rec.before(seen)
-    act = _vault_package.decide_open(seen, rec.params["supersede"])
+    act = _vault_package.decide_open(seen, rec.params["supersede"], rec.params["secret"])
     place = None
     if act != "nothing" and not rec.check_mode:
         if act == "restart":
             place = _vault_package.set_aside(package, rec)
-        _vault_package.open_package(package, custodians, rec)
+        _vault_package.open_package(package, custodians, rec, rec.params["secret"])
         seen = _vault_package.observe(package, custodians)
-        if _vault_package.decide_open(seen, False) != "nothing":
+        if _vault_package.decide_open(seen, False, rec.params["secret"]) != "nothing":
             raise VaultError("the package is not open after it was made: %r" % seen, verdict="unknown")
     rec.after(seen)
     result = _vault_package.open_result(package)
@@ -209,17 +258,20 @@ def run_open(rec, package):
 
 
 def run_sealed(rec, package):
+    retention = _vault_contents.check_retention(rec.params["retention"])
     record = package.record()
     rec.before({"state": record["state"]})
+    if record["state"] in ("destroying", "destroyed"):
+        raise VaultError("the package %s/%s was destroyed, on record; there is nothing to seal" % (package.estate, package.name))
     if record["state"] == "absent" and not rec.check_mode:
         raise VaultError("there is no package %s/%s on this vault; open and fill it first" % (package.estate, package.name))
     change = record["state"] in ("absent", "open")
     if change and not rec.check_mode:
         package.require_live()
-        obstacles = _vault_package.seal_obstacles(package)
+        obstacles = _vault_seal.seal_obstacles(package)
         if obstacles:
             raise VaultError("the package %s cannot be sealed: %s" % (package.name, "; ".join(obstacles)), obstacles=obstacles)
-        record = _vault_package.seal(package, rec.params["retention"], rec)
+        record = _vault_seal.seal(package, retention, rec)
     problems = _vault_bag.bag_problems(package, record["tagmanifest_sha256"]) if "tagmanifest_sha256" in record else []
     if problems:
         raise VaultError(
@@ -228,8 +280,19 @@ def run_sealed(rec, package):
         )
     if change and not rec.check_mode:
         write_record(package.record_path, record)
-    rec.after({"state": record["state"], "problems": problems})
-    rec.finish(changed=change, result=sealed_result(package, record))
+    signature = _vault_seal.signed(package, rec)
+    if rec.params["signature"] and signature["state"] != "valid":
+        change = True
+        if not rec.check_mode:
+            _vault_seal.add_signature(package, rec.params["signature"], rec)
+            signature = _vault_seal.signed(package, rec)
+            if signature["state"] != "valid":
+                raise VaultError("the signature that was given is not one over the tag manifest of %s" % package.bag)
+    rec.after({"state": record["state"], "problems": problems, "signature": signature})
+    result = dict(sealed_result(package, record), signature=signature)
+    if signature["state"] != "valid" and "tagmanifest_sha256" in record:
+        result["tagmanifest"] = _vault_seal.read_text(package, _vault_bag.TAG_MANIFEST)
+    rec.finish(changed=change, result=result)
 
 
 def sealed_result(package, record):
@@ -239,27 +302,31 @@ def sealed_result(package, record):
         bag=package.bag,
         tagmanifest_sha256=record.get("tagmanifest_sha256"),
         payload_oxum=record.get("payload_oxum"),
+        retention=record.get("retention"),
     )
     return result
 
 
 def run_forgotten(rec, package):
-    attestation = rec.params["attestation_sha256"]
-    if attestation and not SHA256.match(attestation):
-        raise VaultError("attestation_sha256 is %r; expected 64 hexadecimal digits" % attestation)
+    given = [rec.params[name] for name in ("attestation_sha256", "keys_attestation_sha256")]
+    for attestation in given:
+        if attestation and not SHA256.match(attestation):
+            raise VaultError("attestation_sha256 is %r; expected 64 hexadecimal digits" % attestation)
     seen = _vault_package.observe(package, [])
-    rec.before({k: seen[k] for k in ("state", "identity_digest", "live_digest", "pull_key")})
+    told = ("state", "identity_digest", "live_digest", "keys_identity_digest", "keys_live_digest", "pull_key")
+    rec.before({k: seen[k] for k in told})
     if rec.check_mode and seen["state"] in ("absent", "open"):
         rec.finish(changed=True, result=sealed_result(package, package.record()))
-    act = _vault_package.decide_forget(seen, attestation)
+    act = _vault_package.decide_forget(seen, *given)
     if act == "forget" and not rec.check_mode:
-        _vault_package.forget(package, attestation, rec)
+        _vault_package.forget(package, given[0], given[1], rec)
         seen = _vault_package.observe(package, [])
-        if seen["live_digest"] or seen["pull_key"]:
-            raise VaultError("the identity of %s is still in memory after it was destroyed" % package.name)
-    rec.after({k: seen[k] for k in ("state", "identity_digest", "live_digest", "pull_key")})
+        if seen["live_digest"] or seen["keys_live_digest"] or seen["pull_key"]:
+            raise VaultError("an identity of %s is still in memory after it was destroyed" % package.name)
+    rec.after({k: seen[k] for k in told})
     result = sealed_result(package, package.record())
-    result["attestation_sha256"] = package.record().get("attestation_sha256")
+    for name in ("attestation_sha256", "keys_attestation_sha256"):
+        result[name] = package.record().get(name)
     rec.finish(changed=act == "forget", result=result)
 
 
@@ -278,8 +345,15 @@ def main():
             ),
             live_dir=dict(type="path"),
             supersede=dict(type="bool", default=False),
-            retention=dict(type="dict", default={}),
+            secret=dict(type="bool", default=False, no_log=False),
+            retention=dict(
+                type="dict",
+                default={},
+                options={"class": dict(type="str"), "until": dict(type="str"), "hold": dict(type="bool", default=False)},
+            ),
+            signature=dict(type="str"),
             attestation_sha256=dict(type="str"),
+            keys_attestation_sha256=dict(type="str", no_log=False),
         ),
         required_if=[("state", "open", ["custodians"])],
         object_lock="vault",

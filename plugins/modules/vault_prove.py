@@ -55,6 +55,10 @@ options:
     description: Directory in memory for the restore. Must be tmpfs. What a killed proof left there is removed by the next one.
     type: path
     default: /dev/shm
+  secret:
+    description: As in M(sunset.crm.vault_pull).
+    type: bool
+    default: false
   again:
     description: Make the proof again although an equal one is on record for the same copy.
     type: bool
@@ -173,7 +177,7 @@ def run(rec):
     params = rec.params
     package = Package(params["root"], params["estate"], params["package"], params["live_dir"])
     item_slug(rec.item)
-    artefacts = _vault_pull.check_artefacts(params["artefacts"])
+    artefacts = _vault_pull.check_artefacts(params["artefacts"], params["secret"])
     if not artefacts and not rec.check_mode:
         raise VaultError("artefacts is empty; expected what the dump of %s left in the ledger" % rec.item)
     seen = _vault_pull.observe(package, rec.item, artefacts)
@@ -198,7 +202,7 @@ def run(rec):
         rec.tool(tool, _vault_prove.tool_version([tool, "--version"]))
     opened = _vault_prove.Artefacts(package, rec.item, stored, rec)
     result = _vault_prove.prove(params["proof"], opened, params["source"], params["scratch"])
-    _vault_prove.keep(package, rec.item, asked, result)
+    _vault_prove.keep(package, rec.item, asked, result, params["source"])
     rec.after({"artefacts": seen["artefacts"], "proven": result["verdict"] == "equal"})
     if result["verdict"] != "equal":
         rec.fail(
@@ -233,6 +237,7 @@ def main():
             artefacts=dict(type="list", elements="dict", required=True),
             source=dict(type="dict", default={}),
             scratch=dict(type="path", default="/dev/shm"),  # noqa: S108 - memory, on purpose
+            secret=dict(type="bool", default=False, no_log=False),
             again=dict(type="bool", default=False),
         ),
         object_lock="vault",

@@ -70,6 +70,10 @@ options:
     type: list
     elements: dict
     required: true
+  secret:
+    description: Whether the data set holds keys of the CRM and is encrypted to the package's second identity. Filled in from the plan.
+    type: bool
+    default: false
   rate:
     description: Upper limit in bytes a second for the transfer; 0 for none.
     type: int
@@ -145,7 +149,7 @@ evidence_sha256:
 
 from ansible_collections.sunset.crm.plugins.module_utils import _age, _vault_fetch, _vault_pull, _vault_source
 from ansible_collections.sunset.crm.plugins.module_utils._recorded import Recorded
-from ansible_collections.sunset.crm.plugins.module_utils._vault import Package, VaultError, item_slug
+from ansible_collections.sunset.crm.plugins.module_utils._vault import DATA, KEYS, RECIPIENTS, Package, VaultError, item_slug
 
 
 def run(rec):
@@ -153,7 +157,7 @@ def run(rec):
     package = Package(params["root"], params["estate"], params["package"], params["live_dir"])
     item_slug(rec.item)
     _vault_source.check_source(params["source"])
-    artefacts = _vault_pull.check_artefacts(params["artefacts"])
+    artefacts = _vault_pull.check_artefacts(params["artefacts"], params["secret"])
     if not artefacts and not rec.check_mode:
         raise VaultError("artefacts is empty; expected what the dump of %s left in the ledger" % rec.item)
     record = package.record()
@@ -162,7 +166,7 @@ def run(rec):
     changed = not artefacts or not _vault_pull.unchanged(seen)
     missing = _vault_pull.decide(seen)
     if changed and not rec.check_mode:
-        if record["state"] in ("sealed", "forgotten"):
+        if record["state"] not in ("open", "absent"):
             raise VaultError(
                 "the package %s is %s and does not hold %s as the ledger describes it (%s); if the source was dumped anew, open "
                 "a new package with vault_package state=open supersede=true"
@@ -171,8 +175,12 @@ def run(rec):
         for tool, version in _age.tool_versions(rec.read).items():
             rec.tool(tool, version)
         record = package.require_live()
-        puller = _vault_fetch.Puller(package, rec.item, params["source"], params["rate"], params["stall"], rec)
-        _vault_pull.pull(package, rec.item, artefacts, seen, puller, record["recipient"])
+        which = KEYS if params["secret"] else DATA
+        if not record.get(RECIPIENTS[which]):
+            raise VaultError("the package %s has no second identity for %s; run vault_package state=open again" % (package.name, rec.item))
+        identity = package.identity_of(which)
+        puller = _vault_fetch.Puller(package, rec.item, identity, params["source"], params["rate"], params["stall"], rec)
+        _vault_pull.pull(package, rec.item, artefacts, seen, puller, record[RECIPIENTS[which]])
         seen = _vault_pull.observe(package, rec.item, artefacts)
         if not _vault_pull.unchanged(seen):
             raise VaultError("the package does not hold what was just written: %r" % seen, verdict="unknown")
@@ -198,6 +206,7 @@ def main():
                 ),
             ),
             artefacts=dict(type="list", elements="dict", required=True),
+            secret=dict(type="bool", default=False, no_log=False),
             rate=dict(type="int", default=0),
             stall=dict(type="int", default=120),
         ),

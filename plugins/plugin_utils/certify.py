@@ -119,7 +119,7 @@ def custodians(session: Session, item: Item) -> list[str]:
         for vault in session.plan.vaults:
             package = session.plan.items.get(f"host:{host}")
             if package is not None:
-                found |= {statement.signer for statement in gates.attestations(package, context, vault)}
+                found |= gates.openers(package, context, vault)
     return sorted(found)
 
 

@@ -49,6 +49,11 @@ def unfinished(plan: Plan, view: View, phase: str, waves: list[str]) -> list[Row
     return [found for found in rows if not found.finished]
 
 
+def undestroyed(view: View, named: list[list[str]]) -> list[str]:
+    """Of the packages (name, vault) that a run was to destroy, those that are not."""
+    return [f"host:{package} on {vault}" for package, vault in named if view.value(f"host:{package}", f"package@{vault}") != "destroyed"]
+
+
 def _line(seen: Seen | None) -> str:
     return f"ledger {seen.number + 1}:{seen.hash[:12]}" if seen else "-"
 
@@ -92,6 +97,12 @@ def _data_set(item: Item, plan: Plan, view: View) -> Row:
     last = view.get(item["id"], f"proof@{vaults[-1]}") if vaults else dump
     done = f"copied (dump {dump_id(dump.result)[:12]})" if dump else "no current copy"
     proof = f"{_proof_word(item)} on {', '.join(vaults)}" if vaults else "not proven"
+    ended = [vault for vault in plan.vaults if view.value(f"host:{item['host']}", f"package@{vault}") == "destroyed"]
+    if ended:
+        # Past its retention, by a signed word: no longer proven, and not owed any more.
+        last = view.get(f"host:{item['host']}", f"package@{ended[-1]}")
+        proof = (f"{proof}; " if vaults else "") + f"package destroyed on record on {', '.join(ended)}"
+        enough = len(vaults) + len(ended) >= proofs_required(plan)
     return _made(item, done, proof, last, enough)
 
 

@@ -107,13 +107,15 @@ class Estate:
         return {**current, "signature": signature, "document": document.decode()}
 
     def _write_signers(self) -> None:
-        """Everybody whose signature an auditor meets: the plan's people, and the run key under the name C(run)."""
-        if not self.plan_file.exists():
-            return
+        """Everybody whose signature an auditor meets, in a file beside the ledger."""
+        if self.plan_file.exists():
+            write(self.root / "allowed_signers", self.signers(self.plan()).encode(), 0o644)
+
+    def signers(self, current: plans.Plan) -> str:
+        """The plan's people, and the run key under the name C(run) for what it signs."""
         key = " ".join(self.run_key.with_suffix(".pub").read_text(encoding="utf-8").split()[:2])
-        names = f"{signatures.LEDGER_HEAD},{signatures.CERTIFICATE}"
-        text = self.plan().allowed_signers.rstrip("\n") + f'\nrun namespaces="{names}" {key}\n'
-        write(self.root / "allowed_signers", text.encode(), 0o644)
+        names = f"{signatures.LEDGER_HEAD},{signatures.CERTIFICATE},{signatures.PACKAGE}"
+        return current.allowed_signers.rstrip("\n") + f'\nrun namespaces="{names}" {key}\n'
 
     @contextlib.contextmanager
     def item_lock(self, item_id: str) -> Iterator[None]:

@@ -20,8 +20,7 @@ Options = dict[str, Any]
 
 # What a task may choose: which step, how patiently, how fast, in what words, and what only makes a step stricter or is recorded as weaker.
 FREE = {
-    "item", "state", "vault", "timeout", "wait", "stall", "rate", "title", "message", "again", "verify", "protected", "retention",
-    "forced", "force_after", "force_allowed_by",
+    "item", "state", "vault", "timeout", "wait", "stall", "rate", "title", "message", "again", "verify", "protected", "forced", "force_after", "force_allowed_by",
 }  # fmt: skip
 # What says where a module looks: from the item's declaration (C(sunset_items)), or the module's default.
 PLANNED = {
@@ -45,6 +44,7 @@ KINDS = {
     "host_look": ("host",),
     "host_power": ("host",),
     "vault_package": ("host",),
+    "vault_destroy": ("host",),
     "vault_access": ("host",),
     "vault_pull": DATA_SETS,
     "vault_prove": DATA_SETS,
@@ -158,7 +158,13 @@ def package_settings(plan: Plan, vault: str, host: str) -> Options:
 def _vault_package(item: Item, plan: Plan, view: View, vault: str) -> Options:
     # A package that is sealed while a dump is newer than its proof is begun again beside the old one.
     stale = view.value(item["id"], f"package@{vault}") in ("sealed", "forgotten")
-    return {**package_settings(plan, vault, item["host"]), "custodians": plan.data["custodians"], "supersede": stale}
+    secret = any(other["expects"].get("secret") for other in plan.of(*DATA_SETS, host=item["host"]))
+    custodians = plan.data["custodians"]
+    return {**package_settings(plan, vault, item["host"]), "custodians": custodians, "supersede": stale, "secret": secret}
+
+
+def _vault_destroy(item: Item, plan: Plan, view: View, vault: str) -> Options:
+    return package_settings(plan, vault, item["host"])
 
 
 def _vault_access(item: Item, plan: Plan, view: View, vault: str) -> Options:
@@ -180,6 +186,7 @@ def _vault_pull(item: Item, plan: Plan, view: View, vault: str) -> Options:
         **package_settings(plan, vault, item["host"]),
         "source": host["expects"]["reach"],
         "artefacts": _artefacts(item, view),
+        "secret": bool(item["expects"].get("secret")),
     }
 
 
@@ -192,6 +199,7 @@ def _vault_prove(item: Item, plan: Plan, view: View, vault: str) -> Options:
         **({"scratch": detail["scratch"]} if "scratch" in detail else {}),
         "proof": proof,
         "artefacts": _artefacts(item, view),
+        "secret": bool(item["expects"].get("secret")),
         "source": seen.result.get("source", {}) if seen else {},
     }
 
@@ -211,6 +219,7 @@ _FILL = {
     "host_look": _host_look,
     "host_power": _host_power,
     "vault_package": _vault_package,
+    "vault_destroy": _vault_destroy,
     "vault_access": _vault_access,
     "vault_pull": _vault_pull,
     "vault_prove": _vault_prove,

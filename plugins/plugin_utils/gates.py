@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
+from ansible_collections.sunset.crm.plugins.plugin_utils import packages
 from ansible_collections.sunset.crm.plugins.plugin_utils.plan import DATA_SETS, RUNNING, Item, Plan
 from ansible_collections.sunset.crm.plugins.plugin_utils.statements import Statement, Statements, covers, expired, moment
 from ansible_collections.sunset.crm.plugins.plugin_utils.steps import Step
@@ -62,7 +63,7 @@ def missing(step: Step, item: Item, context: Context, vault: str = "") -> list[M
 
 def _of_phase(step: Step, item: Item, context: Context) -> list[Missing]:
     """A run does what it was opened, and confirmed, for."""
-    wanted = step.phase if step.phase in ("wipe", "resume") else "shutdown"
+    wanted = step.phase if step.phase in ("wipe", "resume", "expire") else "shutdown"
     if context.phase == wanted:
         return []
     return [Missing(item["id"], f"this run is a {context.phase}, {step.phase} belongs to a {wanted}", f"run playbooks/{wanted}.yml")]
@@ -78,7 +79,7 @@ def _of_wave(step: Step, item: Item, context: Context) -> list[Missing]:
                 f"run it with -e sunset_wave_wanted={wave}",
             )
         ]
-    if step.back:
+    if step.back or step.phase == "expire":
         return []
     waves = plan.waves[: plan.waves.index(wave)] + ([wave] if step.phase == "wipe" else [])
     return [
@@ -273,22 +274,36 @@ def _forgotten(item: Item, context: Context, vault: str) -> list[Missing]:
     if value == "forgotten":
         return []
     found = [] if value == "sealed" else [Missing(item["id"], f"its package on {vault} is not sealed", _again(context))]
-    attested = {statement.signer for statement in attestations(item, context, vault)}
+    attested = openers(item, context, vault)
     wanted = max(1, int(context.plan.setting("custodians_required", 1)))
     if len(attested) < wanted:
         found.append(
             Missing(
                 item["id"],
-                f"{len(attested)} of {wanted} custodians have shown that the wrapped identity of its package on {vault} opens",
+                f"{len(attested)} of {wanted} custodians have shown that the wrapped {_identities(item, context, vault)} of its package on "
+                f"{vault} opens",
                 "a custodian runs scripts/custodian challenge on the own machine and hands in the signed attestation",
             )
         )
     return found
 
 
-def attestations(item: Item, context: Context, vault: str) -> list[Statement]:
+def _identities(item: Item, context: Context, vault: str) -> str:
+    """In the words of a refusal: a package with keys of the CRM in it has two."""
+    return "identity (both: data and keys)" if identity_digest(item, context.view, vault, "keys_identity_digest") else "identity"
+
+
+def openers(item: Item, context: Context, vault: str) -> set[str]:
+    """Custodians who have shown that every identity of the package on this vault opens: the second one too, where there is one."""
+    found = {statement.signer for statement in attestations(item, context, vault)}
+    if identity_digest(item, context.view, vault, "keys_identity_digest"):
+        found &= {statement.signer for statement in attestations(item, context, vault, "keys_identity_digest")}
+    return found
+
+
+def attestations(item: Item, context: Context, vault: str, which: str = "identity_digest") -> list[Statement]:
     """Custodians' statements that the very identity of the package on this vault opens, newest word of each."""
-    digest = identity_digest(item, context.view, vault)
+    digest = identity_digest(item, context.view, vault, which)
     custodians = {custodian.get("name") for custodian in context.plan.data.get("custodians", [])}
     return [
         statement
@@ -301,10 +316,10 @@ def attestations(item: Item, context: Context, vault: str) -> list[Statement]:
     ]
 
 
-def identity_digest(item: Item, view: View, vault: str) -> str | None:
-    """Digest of the age identity of a host's package, as the vault reported it."""
+def identity_digest(item: Item, view: View, vault: str, which: str = "identity_digest") -> str | None:
+    """Digest of an age identity of a host's package, as the vault reported it."""
     seen = view.get(item["id"], f"package@{vault}")
-    return seen.result.get("identity_digest") if seen else None
+    return seen.result.get(which) if seen else None
 
 
 def authorisation(item: Item, context: Context) -> tuple[Statement | None, list[str]]:
@@ -349,14 +364,43 @@ def _own_word(statement: Statement, context: Context) -> bool:
 
 def held(item_ids: list[str], context: Context) -> list[Statement]:
     """Legal holds that speak of one of these items and were not lifted."""
-    lifted = {s.document.get("lifts") for s in context.statements.of("hold") if not _own_word(s, context)}
+    gone = lifted(context)
     return [
         statement
         for statement in context.statements.of("hold")
         if not statement.document.get("lifts")
-        and statement.sha256 not in lifted
+        and statement.sha256 not in gone
         and any(covers(statement.document, item_id) for item_id in item_ids)
     ]
+
+
+def lifted(context: Context) -> set[Any]:
+    """Digests of the holds that somebody else than the operator has lifted."""
+    return {s.document.get("lifts") for s in context.statements.of("hold") if not _own_word(s, context)} - {None}
+
+
+def _destroyed(item: Item, context: Context, vault: str) -> list[Missing]:
+    """A package ends when its retention has, no hold stands, and a person other than the operator has signed for this very one."""
+    subjects = [item["id"], *(data_set["id"] for data_set in context.plan.of(*DATA_SETS, host=item["host"]))]
+    lacks = packages.obstacles(item, vault, context, held(subjects, context), lifted(context))
+    return [Missing(item["id"], what, mend) for what, mend in lacks]
+
+
+def said(step: Step, item: Item, context: Context, vault: str) -> dict[str, Any]:
+    """The options of a step on a package that come from people's signed words and are not the task's to choose."""
+    if step.value == "sealed":
+        subjects = [item["id"], *(data_set["id"] for data_set in context.plan.of(*DATA_SETS, host=item["host"]))]
+        hold = bool(held(subjects, context) or context.statements.doubtful_holds)
+        return {"retention": packages.retention(context.plan, item["host"], hold=hold, now=context.now)}
+    if step.value == "forgotten":
+        names = {"attestation_sha256": "identity_digest", "keys_attestation_sha256": "keys_identity_digest"}
+        words = {name: attestations(item, context, vault, which) for name, which in names.items()}
+        return {name: found[0].sha256 for name, found in words.items() if found}
+    if step.value == "destroyed":
+        statement, _entry, _reasons = packages.destruction(item, vault, context)
+        known = {name: value for name, value in packages.digests(item, context.view, vault).items() if value}
+        return {**known, **({"statement_sha256": statement.sha256} if statement else {})}
+    return {}
 
 
 def waiver(gate: str, item: Item, context: Context) -> Statement | None:
@@ -404,6 +448,9 @@ def _wipe(item: Item, context: Context, vault: str) -> list[Missing]:
         found.append(Missing(item["id"], what, "have it signed again, or cleared up by the one whose hold it is"))
     for hold in held([item["id"], *(data_set["id"] for data_set in data_sets)], context):
         found.append(Missing(item["id"], f"legal hold {hold.name} by {hold.signer}", "have it lifted by a signed statement"))
+    for name in packages.vanished("hold", [item["id"], *(data_set["id"] for data_set in data_sets)], context, lifted(context)):
+        what = f"the legal hold {name}, which the ledger knows, is no longer among the statements"
+        found.append(Missing(item["id"], what, "put it back, or have it lifted by a signed statement"))
     statement, reasons = authorisation(item, context)
     if statement is None:
         what = "no authorisation names it" if not reasons else "; ".join(reasons)
@@ -456,6 +503,7 @@ RULES: dict[tuple[str, str], Callable[[Item, Context, str], list[Missing]]] = {
     ("proof", "equal"): _proof,
     ("package", "sealed"): _sealed,
     ("package", "forgotten"): _forgotten,
+    ("package", "destroyed"): _destroyed,
     ("look", "clear"): _first,
     ("power", "off"): _power,
     ("wipe", "wiped"): _wipe,

@@ -192,6 +192,11 @@ def _setting_faults(data: dict[str, Any]) -> list[str]:
         value = settings.get(name, 1)
         if not isinstance(value, int) or isinstance(value, bool) or value < 1 or (name in settings and value > most):
             wrong.append(f"the setting {name} is {value!r}; expected a whole number from 1 to {most}")
+    if "retention" in settings:
+        # Here, since packages.py reads plans itself.
+        from ansible_collections.sunset.crm.plugins.plugin_utils.packages import retention_faults
+
+        wrong += retention_faults(settings["retention"], {str(item.get("id")) for item in data["items"]})
     if settings.get("acceptance", "automatic") not in ("automatic", "signed"):
         wrong.append(f"the setting acceptance is {settings['acceptance']!r} (known: automatic, signed)")
     grace = settings.get("grace_seconds", 0)

@@ -116,9 +116,9 @@ class RecordedAction(ActionBase):
             return answer
         filled = filling.merged(args, filling.options(step, item, session.plan, session.view, vault), self.name)
         filled.pop("vault", None)
-        if step.irreversible and settled is not None:
+        if (step.irreversible or step.final) and settled is not None:
             # Done before: look again without the right to act, since the authorisation may have run out meanwhile.
-            observed = self._call({**filled, **session.stream_key(item, make=False)}, "observed", True, task_vars)
+            observed = self._call({**filled, **session.look_options(step, item, vault, settled)}, "observed", True, task_vars)
             if not observed.get("failed") and not observed.get("changed"):
                 return {**observed, **({} if check else self.conclude(session, item))}
         lacks = gates.missing(step, item, session.context(), vault)
@@ -126,8 +126,7 @@ class RecordedAction(ActionBase):
             raise Refusal(session.refuse(step, item, self.name, lacks), recorded=True)
         if step.irreversible:
             filled.update(session.irreversible_options(item))
-        if step.value == "forgotten" and (words := gates.attestations(item, session.context(), vault)):
-            filled["attestation_sha256"] = words[0].sha256
+        filled.update(gates.said(step, item, session.context(), vault))
         if check and step.aspect in PREDICTED:
             session.predict(step, item, vault, {"changed": True})
             return {"changed": True, "msg": f"would be done: {step.aspect} {step.value}"}
@@ -154,7 +153,7 @@ class RecordedAction(ActionBase):
             "irreversible": step.irreversible,
             "about": session.about(step, item, vault),
         }
-        if step.irreversible:
+        if step.irreversible or step.final:
             session.copy_out(required=True)
         former: dict[str, Any] = {}
         done: dict[str, Any] | None = None

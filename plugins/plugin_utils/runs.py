@@ -11,7 +11,7 @@ from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
 from ansible_collections.sunset.crm.plugins.plugin_utils.plan import DATA_SETS, Item, Plan
 from ansible_collections.sunset.crm.plugins.plugin_utils.view import View
 
-PHASES = ("shutdown", "wipe", "resume")
+PHASES = ("shutdown", "wipe", "resume", "expire")
 
 
 def waves_of(phase: str, wanted: str, plan: Plan, view: View, check: bool = False) -> list[str]:
@@ -35,6 +35,8 @@ def waves_of(phase: str, wanted: str, plan: Plan, view: View, check: bool = Fals
     if phase == "resume":
         touched = {item for item, _aspect in (*view.seen, *view.former)} | {entry.record["item"] for entry in view.interrupted}
         return [wave for wave in plan.waves if any(plan.items[i]["wave"] == wave for i in touched if i in plan.items)] or plan.waves[:1]
+    if phase == "expire":
+        return plan.waves
     waiting = [wave for wave in plan.waves if wave not in view.accepted]
     return (waiting if check else waiting[:1]) or plan.waves[-1:]
 
@@ -80,6 +82,18 @@ def members(plan: Plan, waves: list[str]) -> list[dict[str, Any]]:
     ]
 
 
+def expiring(plan: Plan, named: list[tuple[str, str]]) -> list[dict[str, Any]]:
+    """The vaults of a run that destroys packages, each with the hosts whose packages on it a statement names."""
+    found: dict[str, list[str]] = {}
+    for package, vault in named:
+        if vault in plan.vaults and f"host:{package}" in plan.items:
+            found.setdefault(vault, []).append(f"host:{package}")
+    return [
+        {"host": vault, "place": "vault", "items": {"expired": sorted(set(items))}, "tier": 0, "vaults": plan.vaults}
+        for vault, items in sorted(found.items())
+    ]
+
+
 def _work(item: Item, plan: Plan) -> list[str]:
     """The lists of work that an item is in: its kind, and what it declares to be frozen or stopped."""
     expects = item["expects"]
@@ -110,7 +124,7 @@ def power_order(plan: Plan) -> dict[str, int]:
     return tiers
 
 
-def unreached(plan: Plan, waves: list[str], present: list[str]) -> list[str]:
+def unreached(members: list[dict[str, Any]], present: list[str]) -> list[str]:
     """Machines that this run needs and that the play does not have (cut off by --limit, or not in the inventory)."""
-    needed = {member["host"] for member in members(plan, waves)}
+    needed = {member["host"] for member in members}
     return sorted(needed - set(present))

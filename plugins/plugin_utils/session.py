@@ -11,11 +11,21 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import Any
 
-from ansible_collections.sunset.crm.plugins.plugin_utils import closing, copies, gates, ledger, predictions, statements, steps, witness
+from ansible_collections.sunset.crm.plugins.plugin_utils import (
+    closing,
+    copies,
+    gates,
+    ledger,
+    packages,
+    predictions,
+    statements,
+    steps,
+    witness,
+)
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
 from ansible_collections.sunset.crm.plugins.plugin_utils.estate import Estate, close_run, my_run
 from ansible_collections.sunset.crm.plugins.plugin_utils.plan import DATA_SETS, Item, Plan
-from ansible_collections.sunset.crm.plugins.plugin_utils.view import View, build, dump_id
+from ansible_collections.sunset.crm.plugins.plugin_utils.view import Seen, View, build, dump_id
 
 
 def login() -> str:
@@ -130,6 +140,13 @@ class Session:
         """The key of a medium's stream, made for its first wipe."""
         key = self.estate.secret(f"stream-{item['id']}", make)
         return {"stream_key": key} if key else {}
+
+    def look_options(self, step: steps.Step, item: Item, vault: str, settled: Seen) -> dict[str, Any]:
+        """What a module needs to look again at what it destroyed before."""
+        if step.irreversible:
+            return self.stream_key(item, make=False)
+        known = {name: value for name, value in packages.digests(item, self.view, vault).items() if value}
+        return {**known, "statement_sha256": settled.result.get("statement_sha256")}
 
     def irreversible_options(self, item: Item) -> dict[str, Any]:
         """What only an authorised wipe is given: the stream's key, the digest of the authorisation, the waiver of a weak identity.

@@ -21,8 +21,11 @@ ATTESTATION = "attestation@sunset.crm"
 AUTHORISATION = "authorisation@sunset.crm"
 HOLD = "hold@sunset.crm"
 ACCEPTANCE = "acceptance@sunset.crm"
+RETENTION = "retention@sunset.crm"
+DESTRUCTION = "destruction@sunset.crm"
 LEDGER_HEAD = "ledger-head@sunset.crm"
 CERTIFICATE = "certificate@sunset.crm"
+PACKAGE = "package@sunset.crm"
 
 
 def _keygen(arguments: list[str], data: bytes = b"") -> subprocess.CompletedProcess[bytes]:

@@ -26,6 +26,8 @@ NAMESPACES = {
     "authorisation": signatures.AUTHORISATION,
     "hold": signatures.HOLD,
     "acceptance": signatures.ACCEPTANCE,
+    "retention": signatures.RETENTION,
+    "destruction": signatures.DESTRUCTION,
 }
 
 
@@ -42,11 +44,13 @@ class Statement:
 
 @dataclass(frozen=True)
 class Statements:
-    """valid: those that count. rejected: file name -> why it does not. doubtful_holds: rejected ones that call themselves a hold."""
+    """valid: those that count. rejected: file name -> why it does not. doubtful_holds, doubtful_retentions: rejected ones that call
+    themselves a hold, or an extension of a retention: they end nothing, but they keep things from being destroyed."""
 
     valid: list[Statement]
     rejected: dict[str, str]
     doubtful_holds: tuple[str, ...] = ()
+    doubtful_retentions: tuple[str, ...] = ()
 
     def of(self, kind: str) -> list[Statement]:
         return [statement for statement in self.valid if statement.kind == kind]
@@ -69,7 +73,7 @@ def approval(plan_bytes: bytes, signature_path: Path, plan: Plan) -> str:
 
 def read(folder: Path, plan: Plan) -> Statements:
     """All statements of a folder, judged."""
-    valid, rejected, holds = [], {}, []
+    valid, rejected, holds, retentions = [], {}, [], []
     for path in sorted(folder.glob("*.json")) if folder.is_dir() else []:
         try:
             valid.append(_judge(path, plan))
@@ -77,7 +81,9 @@ def read(folder: Path, plan: Plan) -> Statements:
             rejected[path.name] = str(exc)
             if _may_be_hold(path):
                 holds.append(path.name)
-    return Statements(valid, rejected, tuple(holds))
+            elif _calls_itself(path, "retention"):
+                retentions.append(path.name)
+    return Statements(valid, rejected, tuple(holds), tuple(retentions))
 
 
 def _may_be_hold(path: Path) -> bool:
@@ -87,6 +93,11 @@ def _may_be_hold(path: Path) -> bool:
     except (OSError, ValueError):
         return True
     return isinstance(document, dict) and document.get("kind") == "hold" and not document.get("lifts")
+
+
+def _calls_itself(path: Path, kind: str) -> bool:
+    document = json.loads(path.read_bytes())
+    return isinstance(document, dict) and document.get("kind") == kind
 
 
 def _judge(path: Path, plan: Plan) -> Statement:

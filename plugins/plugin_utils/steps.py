@@ -31,6 +31,8 @@ class Step:
     per_vault: bool = False
     back: bool = False
     irreversible: bool = False
+    # Destroys a copy for good: the ledger must have reached the vaults before.
+    final: bool = False
 
     def key(self, vault: str) -> str:
         """The name of the aspect in the ledger."""
@@ -61,6 +63,7 @@ STEPS = (
     Step("host_power", "off", "power", "off", "power off", CONTROL),
     Step("host_power", "on", "power", "on", "resume", CONTROL, back=True),
     Step("vault_package", "forgotten", "package", "forgotten", "wipe", VAULT, per_vault=True),
+    Step("vault_destroy", None, "package", "destroyed", "expire", VAULT, per_vault=True, final=True),
     Step("media_wipe", None, "wipe", "wiped", "wipe", STATION, irreversible=True),
 )
 

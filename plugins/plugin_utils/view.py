@@ -44,6 +44,12 @@ class View:
     # Interrupted once, and brought to an end by a later run.
     mended: list[Entry] = field(default_factory=list)
     accepted: dict[str, Entry] = field(default_factory=dict)
+    # (host item, package@vault) -> the last seal of it: what a destruction must name, whatever became of a try to destroy it.
+    sealed: dict[tuple[str, str], Seen] = field(default_factory=dict)
+    # (host item, package@vault) -> number of the last intent to destroy it: from there on it proves nothing.
+    doomed: dict[tuple[str, str], int] = field(default_factory=dict)
+    # Digest -> what was noted of a signed hold, lift or extension, so that none can be taken out of the folder unseen.
+    words: dict[str, dict[str, Any]] = field(default_factory=dict)
     genesis: dict[str, Any] | None = None
 
     def get(self, item: str, aspect: str) -> Seen | None:
@@ -82,7 +88,8 @@ class View:
     def _about(self, item: Item, aspect: str, vault: str, wanted: str) -> bool:
         seen = self.get(item["id"], f"{aspect}@{vault}")
         told, now = (seen.about.get("package") if seen else None), self.identity(item["host"], vault)
-        return seen is not None and seen.about.get("dump") == wanted and (None in (told, now) or told == now)
+        alive = seen is not None and seen.number > self.doomed.get((f"host:{item['host']}", f"package@{vault}"), -1)
+        return seen is not None and alive and seen.about.get("dump") == wanted and (None in (told, now) or told == now)
 
     def identity(self, host: str, vault: str) -> str | None:
         """Digest of the age identity of a host's package, as the vault reported it."""
@@ -124,6 +131,8 @@ def build(entries: Iterable[Entry], predicted: Iterable[dict[str, Any]] = (), pl
                 later = [open_intents.pop(e.hash) for e in list(open_intents.values()) if (e.record["item"], e.record["aspect"]) == key]
                 view.mended += later
             _outcome(view, entry, record, begun.get(record.get("intent", ""), -1), known=known)
+        elif kind == "word":
+            view.words[record["sha256"]] = record
         elif kind == "accepted":
             view.accepted[record["wave"]] = entry
     for record in predicted:
@@ -136,6 +145,8 @@ def build(entries: Iterable[Entry], predicted: Iterable[dict[str, Any]] = (), pl
 
 def _intent(view: View, number: int, record: dict[str, Any]) -> None:
     key = (record["item"], record["aspect"])
+    if record["value"] == "destroyed":
+        view.doomed[key] = number
     if record.get("back") or record.get("irreversible"):
         # From here on the world may differ from what was seen, whether the act ends well or not.
         view.touched[key] = number
@@ -169,5 +180,7 @@ def _outcome(view: View, entry: Entry, record: dict[str, Any], begun: int, *, kn
             predicted,
             begun,
         )
+        if record["value"] == "sealed":
+            view.sealed[key] = view.seen[key]
     elif record["status"] == "failed":
         view.seen.pop(key, None)

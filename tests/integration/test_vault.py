@@ -407,7 +407,7 @@ def test_seal_challenge_forget(world: Vault, custodians: Any, people: Any, dumps
     with pytest.raises(Failed, match="expected sealed"):
         world.vault("vault_package", item="host:h1", state="forgotten", attestation_sha256="a" * 64, **base("h1"))
     sealing = lambda check=False: world.vault(  # noqa: E731
-        "vault_package", item="host:h1", state="sealed", check=check, retention={"Retention-Class": "books"}, **base("h1")
+        "vault_package", item="host:h1", state="sealed", check=check, retention={"class": "books"}, **base("h1")
     )
     sealed = four(sealing, state)["result"]
     bag = sealed["bag"]

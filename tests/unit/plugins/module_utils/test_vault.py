@@ -138,6 +138,8 @@ def test_a_name_that_lies_in_two_directories_is_refused(tmp_path):
 # --- packages ---
 
 SEEN = {"state": "open", "identity_digest": "d", "live_digest": "d", "pull_key": True, "wrapped": True, "leftover": False}
+SEEN.update(keys_identity_digest=None, keys_live_digest=None)
+TWO = {"keys_identity_digest": "k", "keys_live_digest": "k"}
 
 
 @pytest.mark.parametrize(

@@ -150,10 +150,12 @@ def test_every_option_is_the_tasks_or_the_plans(module: str) -> None:
     for step in (one for one in steps.STEPS if one.module == module):
         known |= set(filling.options(step, PLAN.items[kinds[filling.KINDS[module][0]]], PLAN, BOOK.view(), "vault1"))
     # Given by the action itself, from the statements and the estate's secrets.
-    known |= {"stream_key", "authorisation_sha256", "identity_waiver", "attestation_sha256"}
+    known |= {"stream_key", "authorisation_sha256", "identity_waiver", "attestation_sha256", "keys_attestation_sha256"}
+    known |= {"retention", "signature", "statement_sha256", "tagmanifest_sha256", "identity_digest", "keys_identity_digest"}
     # Stay at their defaults unless the plan's declaration says otherwise; a task cannot set them.
     fixed = {
         "vault_package": {"live_dir"},
+        "vault_destroy": {"live_dir"},
         "vault_pull": {"live_dir"},
         "vault_prove": {"live_dir", "scratch"},
         "host_power": {"silence_seconds"},

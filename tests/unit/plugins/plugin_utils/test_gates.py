@@ -320,6 +320,7 @@ def random_step(dice: random.Random, book: Book) -> None:
         "scheduler_state": ("application",), "web_closed": ("application",), "session_end": ("application",),
         "service_state": ("application", "database"), "docker_guests": ("container",), "database_dump": ("database",),
         "filestore_archive": ("filestore",), "host_look": ("host",), "host_power": ("host",), "vault_package": ("host",), "vault_access": ("host",),
+        "vault_destroy": ("host",),
         "vault_pull": ("database", "filestore", "container"), "vault_prove": ("database", "filestore", "container"),
         "media_wipe": ("medium",),
     }  # fmt: skip

@@ -109,5 +109,5 @@ def test_hosts_that_stand_on_each_other_have_no_order() -> None:
 
 def test_machines_that_the_play_lacks_are_named() -> None:
     everyone = ["app1", "db1", "dock1", "station1", "vault1", "vault2", "old1"]
-    assert runs.unreached(PLAN, ["main"], everyone) == []
-    assert runs.unreached(PLAN, ["main"], ["app1", "vault1"]) == ["db1", "dock1", "station1", "vault2"]
+    assert runs.unreached(runs.members(PLAN, ["main"]), everyone) == []
+    assert runs.unreached(runs.members(PLAN, ["main"]), ["app1", "vault1"]) == ["db1", "dock1", "station1", "vault2"]
