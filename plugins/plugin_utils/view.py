@@ -40,6 +40,8 @@ class View:
     seen: dict[tuple[str, str], Seen] = field(default_factory=dict)
     touched: dict[tuple[str, str], int] = field(default_factory=dict)
     former: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+    # Whatever was ever begun, however it ended.
+    begun: set[tuple[str, str]] = field(default_factory=set)
     interrupted: list[Entry] = field(default_factory=list)
     # Interrupted once, and brought to an end by a later run.
     mended: list[Entry] = field(default_factory=list)
@@ -83,6 +85,12 @@ class View:
         seen = self.get(item["id"], f"{aspect}@{vault}")
         told, now = (seen.about.get("package") if seen else None), self.identity(item["host"], vault)
         return seen is not None and seen.about.get("dump") == wanted and (None in (told, now) or told == now)
+
+    def shelved(self, host: str, vault: str) -> bool:
+        """Whether the package that is sealed now lies on the vault's shelf, and not an earlier one of the same host."""
+        seen = self.get(f"host:{host}", f"shelf@{vault}")
+        told, now = (seen.about.get("package") if seen else None), self.identity(host, vault)
+        return seen is not None and seen.value == "stored" and (told == now or seen.predicted)
 
     def identity(self, host: str, vault: str) -> str | None:
         """Digest of the age identity of a host's package, as the vault reported it."""
@@ -136,6 +144,7 @@ def build(entries: Iterable[Entry], predicted: Iterable[dict[str, Any]] = (), pl
 
 def _intent(view: View, number: int, record: dict[str, Any]) -> None:
     key = (record["item"], record["aspect"])
+    view.begun.add(key)
     if record.get("back") or record.get("irreversible"):
         # From here on the world may differ from what was seen, whether the act ends well or not.
         view.touched[key] = number
