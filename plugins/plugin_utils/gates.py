@@ -400,8 +400,7 @@ def _wipe(item: Item, context: Context, vault: str) -> list[Missing]:
     for host in sorted({data_set["host"] for data_set in data_sets}):
         package = plan.items[f"host:{host}"]
         for name in plan.vaults:
-            if (package["id"], f"package@{name}") not in view.begun:
-                # Nobody ever made an identity there: the vault was away while the host was retired.
+            if _never_there(host, name, context):
                 continue
             if view.value(package["id"], f"package@{name}") != "forgotten":
                 lacks = _forgotten(package, context, name)
@@ -421,6 +420,12 @@ def _wipe(item: Item, context: Context, vault: str) -> list[Missing]:
         what = "no authorisation names it" if not reasons else "; ".join(reasons)
         found.append(Missing(item["id"], what, "have it authorised by a second person (docs/operator.md, 'Authorising the wipe')"))
     return found
+
+
+def _never_there(host: str, vault: str, context: Context) -> bool:
+    """Nothing of this host was ever begun on this vault, so it holds no identity: it was away while the host was retired."""
+    here = {item["id"] for item in context.plan.items.values() if item["host"] == host}
+    return not any(item in here and aspect.endswith(f"@{vault}") for item, aspect in context.view.begun)
 
 
 def _no_wipe(item: Item, context: Context) -> list[Missing]:
