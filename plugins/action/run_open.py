@@ -13,6 +13,7 @@ from ansible_collections.sunset.crm.plugins.plugin_utils import closing, copies,
 from ansible_collections.sunset.crm.plugins.plugin_utils.control import ControlAction, host_variables
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
 from ansible_collections.sunset.crm.plugins.plugin_utils.estate import Estate, close_run, controller, open_run
+from ansible_collections.sunset.crm.plugins.plugin_utils.plan import Plan
 from ansible_collections.sunset.crm.plugins.plugin_utils.recording import plain
 from ansible_collections.sunset.crm.plugins.plugin_utils.session import login
 from ansible_collections.sunset.crm.plugins.plugin_utils.view import build
@@ -56,13 +57,23 @@ class ActionModule(ControlAction):
                 f"this run of wave {', '.join(waves)} needs machines that the play does not have{limit}: {', '.join(absent)}. "
                 "A wave is retired whole: run the command without a limit, or change the plan."
             )
+        silent = _silent_vaults(plan, waves, phase, task_vars)
+        if phase != "expire":
+            members = runs.members(plan, waves, silent)
+        elif away := {vault: why for vault, why in silent.items() if vault in {member["host"] for member in members}}:
+            raise Refusal(f"a statement names packages on a vault that cannot be worked with: {_told(away)}. Mend it, then run it again.")
         receivers = [] if check else _receivers(plan.vaults, task_vars)
-        dropped = [vault for vault in plan.vaults if plan.data["vaults"][vault].get("ledger_copy")]
-        dropped = [vault for vault in dropped if not check and vault not in [receiver["vault"] for receiver in receivers]]
+        pinned = [vault for vault in plan.vaults if plan.data["vaults"][vault].get("ledger_copy")]
+        dropped = [vault for vault in pinned if not check and vault not in [receiver["vault"] for receiver in receivers]]
         if dropped:
             raise Refusal(
                 f"the plan has the ledger copied to {', '.join(dropped)}, and the inventory gives no sunset_ledger_receiver for it any "
                 "more. Put it back, or survey again and have the new plan approved."
+            )
+        receivers = [receiver for receiver in receivers if receiver["vault"] not in silent]
+        if pinned and not receivers and not check:
+            raise Refusal(
+                f"no place answers that the ledger can be appended to: {_told(silent)}. Mend a vault, then run the same command again."
             )
         run = {
             "run": time.strftime("%Y%m%dT%H%M%SZ", time.gmtime()) + f"-{controller()['pid']}",
@@ -77,6 +88,7 @@ class ActionModule(ControlAction):
             "check": check,
             "receivers": receivers,
             **({"packages": [list(pair) for pair in named]} if named else {}),
+            "silent_vaults": silent,
         }
         open_run(estate, run)
         try:
@@ -90,6 +102,7 @@ class ActionModule(ControlAction):
             "run": run["run"],
             "waves": waves,
             "members": members,
+            "silent_vaults": [f"{vault}: {why}" for vault, why in silent.items()],
             "tiers": sorted(set(runs.power_order(plan).values())),
             "interrupted": [f"{e.record['item']}: {e.record['aspect']} {e.record['value']} ({e.record['at']})" for e in view.interrupted],
             "copies": copied,
@@ -106,6 +119,23 @@ class ActionModule(ControlAction):
         for word in noted:
             ledger.append(estate.ledger_file, word)
         return copies.send(estate, run["receivers"], required=True)
+
+
+def _silent_vaults(plan: Plan, waves: list[str], phase: str, task_vars: dict[str, Any]) -> dict[str, str]:
+    """Vaults that cannot be worked with, and why. Raises Refusal where too few are left, before anything is touched."""
+    seen = {vault: plain(host_variables(task_vars, vault).get("sunset_vault_seen") or {}) for vault in plan.vaults}
+    silent = runs.silent(plan, waves, phase, seen)
+    answer, needed = len(plan.vaults) - len(silent), runs.vaults_needed(plan, phase)
+    if answer < needed:
+        raise Refusal(
+            f"{answer} of {len(plan.vaults)} vaults answer as they must, this {phase} needs {needed}; nothing was touched. "
+            f"{_told(silent)}. Mend that, then run the same command again."
+        )
+    return silent
+
+
+def _told(silent: dict[str, str]) -> str:
+    return "; ".join(f"{vault}: {why}" for vault, why in silent.items()) or "the inventory names none"
 
 
 def _run_key(estate: Estate, check: bool) -> str:

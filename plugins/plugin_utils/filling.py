@@ -46,6 +46,7 @@ KINDS = {
     "vault_package": ("host",),
     "vault_destroy": ("host",),
     "vault_access": ("host",),
+    "vault_shelf": ("host",),
     "vault_pull": DATA_SETS,
     "vault_prove": DATA_SETS,
     "media_wipe": ("medium",),
@@ -204,6 +205,12 @@ def _vault_prove(item: Item, plan: Plan, view: View, vault: str) -> Options:
     }
 
 
+def _vault_shelf(item: Item, plan: Plan, view: View, vault: str) -> Options:
+    if not plan.data["vaults"][vault].get("shelf"):
+        raise Refusal(f"the plan gives the vault {vault} no shelf (sunset_vault_shelf); mend the inventory, survey again")
+    return {**package_settings(plan, vault, item["host"]), "shelf": plan.data["vaults"][vault]["shelf"]}
+
+
 def _media_wipe(item: Item, plan: Plan, view: View, vault: str) -> Options:
     return {"device": item["wipe"].get("device", item["expects"]["device"]), "identity": item["identity"]}
 
@@ -223,5 +230,6 @@ _FILL = {
     "vault_access": _vault_access,
     "vault_pull": _vault_pull,
     "vault_prove": _vault_prove,
+    "vault_shelf": _vault_shelf,
     "media_wipe": _media_wipe,
 }

@@ -252,12 +252,21 @@ def _power(item: Item, context: Context, vault: str) -> list[Missing]:
 
 
 def _packed(item: Item, context: Context) -> list[Missing]:
-    """The package of this host is sealed on as many vaults as the plan asks for."""
+    """The package of this host is sealed on as many vaults as the plan asks for, and on the shelf of those that have one."""
     plan, view = context.plan, context.view
     sealed = [vault for vault in plan.vaults if view.value(item["id"], f"package@{vault}") in ("sealed", "forgotten")]
-    if len(sealed) >= proofs_required(plan):
+    if len(sealed) < proofs_required(plan):
+        return [Missing(item["id"], f"its package is sealed on {len(sealed)} of {proofs_required(plan)} vaults", _again(context))]
+    bare = [vault for vault in sealed if plan.data["vaults"][vault].get("shelf") and not view.shelved(item["host"], vault)]
+    if len(sealed) - len(bare) >= proofs_required(plan):
         return []
-    return [Missing(item["id"], f"its package is sealed on {len(sealed)} of {proofs_required(plan)} vaults", _again(context))]
+    return [Missing(item["id"], f"its package is not on the shelf of the vault {vault}", _again(context)) for vault in bare]
+
+
+def _shelf(item: Item, context: Context, vault: str) -> list[Missing]:
+    if context.view.value(item["id"], f"package@{vault}") in ("sealed", "forgotten"):
+        return []
+    return [Missing(item["id"], f"its package on {vault} is not sealed", _again(context))]
 
 
 def _looked(item: Item, context: Context) -> list[Missing]:
@@ -435,6 +444,8 @@ def _wipe(item: Item, context: Context, vault: str) -> list[Missing]:
     for host in sorted({data_set["host"] for data_set in data_sets}):
         package = plan.items[f"host:{host}"]
         for name in plan.vaults:
+            if _never_there(host, name, context):
+                continue
             if view.value(package["id"], f"package@{name}") != "forgotten":
                 lacks = _forgotten(package, context, name)
                 found += lacks or [
@@ -456,6 +467,12 @@ def _wipe(item: Item, context: Context, vault: str) -> list[Missing]:
         what = "no authorisation names it" if not reasons else "; ".join(reasons)
         found.append(Missing(item["id"], what, "have it authorised by a second person (docs/operator.md, 'Authorising the wipe')"))
     return found
+
+
+def _never_there(host: str, vault: str, context: Context) -> bool:
+    """Nothing of this host was ever begun on this vault, so it holds no identity: it was away while the host was retired."""
+    here = {item["id"] for item in context.plan.items.values() if item["host"] == host}
+    return not any(item in here and aspect.endswith(f"@{vault}") for item, aspect in context.view.begun)
 
 
 def _no_wipe(item: Item, context: Context) -> list[Missing]:
@@ -502,6 +519,7 @@ RULES: dict[tuple[str, str], Callable[[Item, Context, str], list[Missing]]] = {
     ("copy", "stored"): _copy,
     ("proof", "equal"): _proof,
     ("package", "sealed"): _sealed,
+    ("shelf", "stored"): _shelf,
     ("package", "forgotten"): _forgotten,
     ("package", "destroyed"): _destroyed,
     ("look", "clear"): _first,

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.sunset.crm.plugins.module_utils._canonical import digest
+from ansible_collections.sunset.crm.plugins.module_utils._shelf import faults as shelf_faults
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
 
 SCHEMA = 1
@@ -187,6 +188,9 @@ def _setting_faults(data: dict[str, Any]) -> list[str]:
         wrong.append("a wave is named twice")
     if data.get("control", "dual") not in ("dual", "single"):
         wrong.append(f"control is {data['control']!r} (known: dual, single)")
+    for name, detail in data["vaults"].items() if isinstance(data["vaults"], dict) else ():
+        if isinstance(detail, dict) and detail.get("shelf"):
+            wrong += [f"the shelf of the vault {name}: {fault}" for fault in shelf_faults(detail["shelf"])]
     limits = (("proofs_required", len(data["vaults"])), ("custodians_required", len(data.get("custodians", []))))
     for name, most in limits:
         value = settings.get(name, 1)

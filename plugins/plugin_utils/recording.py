@@ -29,7 +29,7 @@ from ansible_collections.sunset.crm.plugins.plugin_utils.witness import read as 
 # What a resume puts back: the state found before the first act is recorded with the intent, so that a kill cannot lose it.
 REVERSIBLE = ("scheduler", "web", "service", "guest", "power")
 # In check mode these cannot look at a world that does not exist yet (a package, a staged dump); their end is predicted.
-PREDICTED = ("package", "access", "copy", "proof")
+PREDICTED = ("package", "access", "copy", "proof", "shelf")
 
 
 # Seconds after which a person is told how far a long step is, and from then on how often.
@@ -271,6 +271,11 @@ def _from_ledger(session: Session, step: steps.Step, item: Item, vault: str, set
         return {"changed": False, "msg": f"{item['id']}: {step.aspect} was never changed, so there is nothing to put back"}
     if session.complete(step, item, vault):
         return {"changed": False, "msg": f"the package of {item['host']} on {vault} is sealed and everything in it is proven"}
+    if step.key(vault) == f"access@{vault}" and step.value == "absent" and (item["id"], step.key(vault)) not in session.view.begun:
+        return {"changed": False, "msg": f"{item['id']}: the vault {vault} was never let in"}
+    if session.too_late(step, item, vault):
+        why = f"{item['host']} is off and enough other vaults hold proven copies of it; {vault} has none"
+        return {"changed": False, "msg": f"{item['id']}: {why}"}
     if step.back or step.aspect == "power" or step.where in (steps.VAULT, steps.STATION):
         return None
     where = item["host"]

@@ -5,9 +5,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Any
 
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
+from ansible_collections.sunset.crm.plugins.plugin_utils.gates import proofs_required
 from ansible_collections.sunset.crm.plugins.plugin_utils.plan import DATA_SETS, Item, Plan
 from ansible_collections.sunset.crm.plugins.plugin_utils.view import View
 
@@ -41,9 +43,39 @@ def waves_of(phase: str, wanted: str, plan: Plan, view: View, check: bool = Fals
     return (waiting if check else waiting[:1]) or plan.waves[-1:]
 
 
-def members(plan: Plan, waves: list[str]) -> list[dict[str, Any]]:
+def vaults_needed(plan: Plan, phase: str) -> int:
+    """How many vaults must answer before a run begins: as many as the gate wants proofs of; all of them before a wipe.
+
+    A resume touches no vault: whatever is down there, the way back is open."""
+    return {"shutdown": proofs_required(plan), "wipe": len(plan.vaults)}.get(phase, 0)
+
+
+def silent(plan: Plan, waves: list[str], phase: str, seen: dict[str, Any]) -> dict[str, str]:
+    """Vault -> why it cannot be worked with, from what M(vault_probe) brought. A vault that nobody asked is no vault that answers."""
+    if phase == "resume":
+        return {vault: "it does not answer" for vault in plan.vaults if (seen.get(vault) or {}).get("unreachable")}
+    proofs = phase == "shutdown" and any(item["wave"] in waves for item in plan.of(*DATA_SETS))
+    return {vault: why for vault in plan.vaults if (why := _silence(seen.get(vault) or {}, proofs))}
+
+
+def _silence(seen: dict[str, Any], proofs: bool) -> str:
+    if seen.get("unreachable"):
+        return f"it does not answer ({str(seen.get('msg', '')).strip()[:300]})"
+    found = seen.get("vault")
+    if not isinstance(found, dict):
+        return str(seen.get("msg") or "it was not asked: the inventory gives it no sunset_vault_root").strip()[:300]
+    problems = list(found.get("problems", []))
+    if proofs and found.get("uid") == 0:
+        problems.append(
+            "its account is root, which proves nothing (a restore runs foreign code); log in as, or become, an account without privileges"
+        )
+    return "; ".join(problems)
+
+
+def members(plan: Plan, waves: list[str], without: Collection[str] = ()) -> list[dict[str, Any]]:
     """For each machine of the run: its name, its place (estate, vault or station) and the ids of its items by kind.
 
+    without: vaults that do not answer; they get no work in this run.
     Containers are listed in the order in which they stop: those that others stand on come last."""
     found: dict[tuple[str, str], dict[str, list[str]]] = {}
 
@@ -62,13 +94,16 @@ def members(plan: Plan, waves: list[str]) -> list[dict[str, Any]]:
             add(plan.items[item["expects"]["sessions"]["database"]]["host"], "estate", "session", item["id"])
         if item["kind"] == "host" and plan.of(*DATA_SETS, host=item["host"]):
             add(item["host"], "estate", "package", item["id"])
-    for vault in plan.vaults:
+    vaults = [vault for vault in plan.vaults if vault not in without]
+    for vault in vaults:
         for item in plan.items.values():
             if item["wave"] in waves and item["kind"] in DATA_SETS:
                 add(vault, "vault", "data_set", item["id"])
                 package = f"host:{item['host']}"
                 if package not in found[vault, "vault"].get("package", []):
                     add(vault, "vault", "package", package)
+                    if plan.data["vaults"][vault].get("shelf"):
+                        add(vault, "vault", "shelf", package)
     for kinds in found.values():
         for kind in ("container", "database_container"):
             if kind in kinds:
@@ -77,7 +112,7 @@ def members(plan: Plan, waves: list[str]) -> list[dict[str, Any]]:
     # One machine in two places (a vault that is also the station) is told all its work each time: its variables are its own.
     work = {host: {kind: ids for (name, _), kinds in found.items() if name == host for kind, ids in kinds.items()} for host, _ in found}
     return [
-        {"host": host, "place": place, "items": work[host], "tier": tiers.get(host, 0), "vaults": plan.vaults}
+        {"host": host, "place": place, "items": work[host], "tier": tiers.get(host, 0), "vaults": vaults, "all_vaults": plan.vaults}
         for host, place in sorted(found)
     ]
 
@@ -89,7 +124,14 @@ def expiring(plan: Plan, named: list[tuple[str, str]]) -> list[dict[str, Any]]:
         if vault in plan.vaults and f"host:{package}" in plan.items:
             found.setdefault(vault, []).append(f"host:{package}")
     return [
-        {"host": vault, "place": "vault", "items": {"expired": sorted(set(items))}, "tier": 0, "vaults": plan.vaults}
+        {
+            "host": vault,
+            "place": "vault",
+            "items": {"expired": sorted(set(items))},
+            "tier": 0,
+            "vaults": plan.vaults,
+            "all_vaults": plan.vaults,
+        }
         for vault, items in sorted(found.items())
     ]
 

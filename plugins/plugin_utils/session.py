@@ -87,10 +87,21 @@ class Session:
         if not step.per_vault or step.phase != "preserve":
             return False
         value = self.view.value(f"host:{item['host']}", f"package@{vault}")
+        if step.aspect == "shelf":
+            return self.view.shelved(item["host"], vault)
         data_sets = self.plan.of(*DATA_SETS, host=item["host"])
         if step.aspect == "access" and step.value == "absent":
             return False
         return value in ("sealed", "forgotten") and all(vault in self.view.proven_at(self.plan, data_set) for data_set in data_sets)
+
+    def too_late(self, step: steps.Step, item: Item, vault: str) -> bool:
+        """Whether this vault came back after the host went off, with enough copies proven on others: nothing is left to be pulled."""
+        if not step.per_vault or step.phase != "preserve" or not self.view.is_off(f"host:{item['host']}"):
+            return False
+        found = [self.view.proven_at(self.plan, data_set) for data_set in self.plan.of(*DATA_SETS, host=item["host"])]
+        enough = all(len(vaults) >= gates.proofs_required(self.plan) for vaults in found)
+        left = step.aspect == "access" and self.view.value(item["id"], step.key(vault)) == "present"
+        return enough and not left and not all(vault in vaults for vaults in found)
 
     def touched(self, step: steps.Step, item: Item) -> bool:
         """Whether this aspect of the item was ever meant to be changed and is not put back yet."""
@@ -115,10 +126,12 @@ class Session:
 
     def about(self, step: steps.Step, item: Item, vault: str) -> dict[str, Any]:
         """What a copy or proof is about: the very dump that is current, in the very package that is open."""
+        package = self.view.identity(item["host"], vault)
+        if step.aspect == "shelf":
+            return {"package": package} if package else {}
         dump = self.view.dump(self.plan, item) if step.per_vault else None
         if dump is None:
             return {}
-        package = self.view.identity(item["host"], vault)
         return {"dump": dump_id(dump.result), **({"package": package} if package else {})}
 
     def predict(self, step: steps.Step, item: Item, vault: str, done: dict[str, Any]) -> None:
@@ -178,6 +191,7 @@ class Session:
             record = {"kind": "run", "state": "closed", "run": self.run["run"], "unfinished": unfinished}
             ledger.append(self.estate.ledger_file, record)
             copied = self.copy_out(required=False)
+            copied += [{"vault": vault, "ok": False, "error": why} for vault, why in self.run.get("silent_vaults", {}).items()]
             self.refresh()
         close_run(self.estate)
         return copied

@@ -57,6 +57,7 @@ STEPS = (
     Step("vault_pull", None, "copy", "stored", "preserve", VAULT, per_vault=True),
     Step("vault_prove", None, "proof", "equal", "preserve", VAULT, per_vault=True),
     Step("vault_package", "sealed", "package", "sealed", "preserve", VAULT, per_vault=True),
+    Step("vault_shelf", None, "shelf", "stored", "preserve", VAULT, per_vault=True),
     Step("vault_access", "absent", "access", "absent", "preserve", per_vault=True),
     # Its module only documents: the action runs the survey on the host and judges it here, where the plan is.
     Step("host_look", None, "look", "clear", "power off", CONTROL),

@@ -40,6 +40,8 @@ class View:
     seen: dict[tuple[str, str], Seen] = field(default_factory=dict)
     touched: dict[tuple[str, str], int] = field(default_factory=dict)
     former: dict[tuple[str, str], dict[str, Any]] = field(default_factory=dict)
+    # Whatever was ever begun, however it ended.
+    begun: set[tuple[str, str]] = field(default_factory=set)
     interrupted: list[Entry] = field(default_factory=list)
     # Interrupted once, and brought to an end by a later run.
     mended: list[Entry] = field(default_factory=list)
@@ -90,6 +92,12 @@ class View:
         told, now = (seen.about.get("package") if seen else None), self.identity(item["host"], vault)
         alive = seen is not None and seen.number > self.doomed.get((f"host:{item['host']}", f"package@{vault}"), -1)
         return seen is not None and alive and seen.about.get("dump") == wanted and (None in (told, now) or told == now)
+
+    def shelved(self, host: str, vault: str) -> bool:
+        """Whether the package that is sealed now lies on the vault's shelf, and not an earlier one of the same host."""
+        seen = self.get(f"host:{host}", f"shelf@{vault}")
+        told, now = (seen.about.get("package") if seen else None), self.identity(host, vault)
+        return seen is not None and seen.value == "stored" and (told == now or seen.predicted)
 
     def identity(self, host: str, vault: str) -> str | None:
         """Digest of the age identity of a host's package, as the vault reported it."""
@@ -145,6 +153,7 @@ def build(entries: Iterable[Entry], predicted: Iterable[dict[str, Any]] = (), pl
 
 def _intent(view: View, number: int, record: dict[str, Any]) -> None:
     key = (record["item"], record["aspect"])
+    view.begun.add(key)
     if record["value"] == "destroyed":
         view.doomed[key] = number
     if record.get("back") or record.get("irreversible"):

@@ -96,7 +96,14 @@ def checked(untouched: First) -> First:
 
 
 @pytest.fixture(scope="session")
-def pilot_killed_in_dump(untouched: First) -> Killed:
+def pilot_without_vault2(untouched: First) -> Done:
+    """The second vault runs on, but nobody reaches it."""
+    with world.unreachable("vault2"):
+        return play("shutdown", *PILOT)
+
+
+@pytest.fixture(scope="session")
+def pilot_killed_in_dump(pilot_without_vault2: Done) -> Killed:
     action = Play("shutdown", *PILOT, "-e", f"preserve_rate={SLOW_DUMP}")
     step = action.until("the dump", LEDGER.has("intent", item="database:oldcrm", aspect="dump"))[0]
     progress = action.until("the dumper at work", lambda: (now := dump_progress()).get("phase") == "dump" and now)
@@ -195,16 +202,16 @@ def dark_media(second: Done) -> dict[str, str]:
 
 
 @pytest.fixture(scope="session")
-def attested(dark_media: dict[str, str]) -> list[str]:
-    """Bob has shown that every package opens with his key."""
-    names = demo.packages()
-    for package in names:
-        persons.challenge(package)
-    return names
+def attested(dark_media: dict[str, str]) -> list[tuple[str, str]]:
+    """Bob has shown that every package of every vault opens with his key."""
+    found = demo.packages()
+    for package, vault in found:
+        persons.challenge(package, vault)
+    return found
 
 
 @pytest.fixture(scope="session")
-def authorised(attested: list[str]) -> None:
+def authorised(attested: list[tuple[str, str]]) -> None:
     """Nothing is missing any more: waiver of the grace period, authorisation by the second person."""
     persons.waive_grace("*")
     persons.authorise()

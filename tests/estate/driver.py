@@ -87,7 +87,7 @@ class Play:
         # Not seek(): the file's position is shared with the process that writes.
         return os.pread(self._log.fileno(), 1 << 26, 0).decode(errors="replace")
 
-    def wait(self, seconds: float = 240) -> Done:
+    def wait(self, seconds: float = 420) -> Done:
         try:
             self.process.wait(seconds)
         except subprocess.TimeoutExpired:
@@ -96,7 +96,7 @@ class Play:
             raise AssertionError(f"no end within {seconds:.0f} s:\n{said[-6000:]}") from None
         return Done(self.process.returncode, time.monotonic() - self.begun, self.text())
 
-    def until(self, what: str, true: Callable[[], Any], seconds: float = 120) -> Any:
+    def until(self, what: str, true: Callable[[], Any], seconds: float = 240) -> Any:
         """Wait, while it runs, for something to be true; returns it."""
         end = time.monotonic() + seconds
         while not (found := true()):

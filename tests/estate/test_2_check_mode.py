@@ -9,12 +9,13 @@ from tests.estate import world
 from tests.estate.conftest import First
 from tests.estate.driver import LEDGER
 from tests.lab import paths
+from tests.lab.layout import VAULTS
 
 
 def test_it_goes_through_every_wave(checked: First) -> None:
     assert checked.checked is not None
     recap = checked.checked.well().recap()
-    assert {host for host, counts in recap.items() if counts["changed"]} == {"app1", "db1", "old1", "dock1", "vault1"}
+    assert {host for host, counts in recap.items() if counts["changed"]} == {"app1", "db1", "old1", "dock1", *VAULTS}
     assert checked.checked.total("failed") == checked.checked.total("unreachable") == 0
 
 

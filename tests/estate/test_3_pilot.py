@@ -9,6 +9,7 @@ from tests import lab
 from tests.estate import world
 from tests.estate.conftest import Killed
 from tests.estate.driver import LEDGER, Done
+from tests.lab.layout import VAULTS
 
 DUMP = ("database:oldcrm", "dump")
 
@@ -49,10 +50,27 @@ def test_it_finished(pilot: Done) -> None:
 
 
 def test_the_copy_is_proven(pilot: Done) -> None:
-    proof = LEDGER.find("outcome", item=DUMP[0], aspect="proof@vault1", status="done")[-1]
-    assert proof["about"]["dump"] == LEDGER.dumps(DUMP[0])[-1]
-    assert proof["evidence"]["result"]["verdict"] == "equal"
-    assert proof["evidence"]["result"]["differences"] == []
+    for vault in VAULTS:
+        proof = LEDGER.find("outcome", item=DUMP[0], aspect=f"proof@{vault}", status="done")[-1]
+        assert proof["about"]["dump"] == LEDGER.dumps(DUMP[0])[-1]
+        assert proof["evidence"]["result"]["verdict"] == "equal"
+        assert proof["evidence"]["result"]["differences"] == []
+
+
+def test_a_vault_that_does_not_answer_stops_the_run_before_it_begins(pilot_without_vault2: Done) -> None:
+    """Two vaults, so two proofs: a run that could only make one touches nothing, and no estate host is lost by it."""
+    pilot_without_vault2.refused(
+        "1 of 2 vaults answer as they must, this shutdown needs 2; nothing was touched", "vault2: it does not answer"
+    )
+    assert pilot_without_vault2.total("unreachable") == pilot_without_vault2.total("changed") == 0
+
+
+def test_each_vault_has_a_package_and_a_key_of_its_own(pilot: Done) -> None:
+    ends = [LEDGER.find("outcome", item="host:old1", aspect=f"package@{vault}", status="done")[-1] for vault in VAULTS]
+    assert {end["value"] for end in ends} == {"sealed"}
+    assert len({end["evidence"]["result"]["identity_digest"] for end in ends}) == len(VAULTS)
+    held = {vault: world.held(vault, "ledger/lab/ledger.jsonl") for vault in VAULTS}
+    assert held["vault1"] == held["vault2"] and held["vault1"]
 
 
 def test_the_main_wave_is_untouched(pilot: Done) -> None:

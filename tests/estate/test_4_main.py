@@ -5,11 +5,16 @@
 
 from __future__ import annotations
 
+from itertools import product
+
+import pytest
+
 from tests import lab
 from tests.estate import world
 from tests.estate.conftest import MAIN, First, Killed
 from tests.estate.driver import LEDGER, Done, play
 from tests.lab import stack
+from tests.lab.layout import VAULTS
 
 POLICIES = {container.service: container.restart for container in stack.CONTAINERS}
 DATA_SETS = {"database:creme", "filestore:creme-uploads", "filestore:shop-data", "container:shop"}
@@ -44,7 +49,7 @@ def test_resumed_after_the_freeze(resumed_after_freeze: Done, untouched: First) 
 def test_a_lost_host_stops_what_depends_on_it(main_without_app1: Done) -> None:
     main_without_app1.refused("host:app1 is on", "power off of host:db1 is refused", "host:app1: not seen to be off (power)")
     still_on = main_without_app1.text.rpartition("still on: ")[2].split()
-    assert {"app1", "db1", "vault1", "station1"} <= set(still_on)
+    assert {"app1", "db1", "station1", *VAULTS} <= set(still_on)
     closed = LEDGER.find("run", state="closed")[-1]
     assert {"host:app1", "host:db1"} <= set(closed["unfinished"])
 
@@ -78,8 +83,8 @@ def test_a_stale_copy_is_made_and_proven_anew(main: Done) -> None:
     old = [e for e in LEDGER.find("outcome", item="database:creme", aspect="dump", status="done") if e["n"] < resumed]
     new = [e for e in LEDGER.find("outcome", item="database:creme", aspect="dump", status="done") if e["n"] > resumed]
     assert old[-1]["evidence"]["result"]["dump_id"] != new[-1]["evidence"]["result"]["dump_id"]
-    for item in DATA_SETS:
-        proof = LEDGER.find("outcome", item=item, aspect="proof@vault1", status="done")[-1]
+    for item, vault in product(DATA_SETS, VAULTS):
+        proof = LEDGER.find("outcome", item=item, aspect=f"proof@{vault}", status="done")[-1]
         assert proof["n"] > resumed and proof["about"]["dump"] == dump_of(item)
 
 
@@ -89,11 +94,12 @@ def dump_of(item: str) -> str:
     return str(result.get("dump_id") or "+".join(sorted(artefact["sha256"][:12] for artefact in result["artefacts"])))
 
 
-def test_the_package_is_superseded(main: Done) -> None:
+@pytest.mark.parametrize("vault", VAULTS)
+def test_the_package_is_superseded(main: Done, vault: str) -> None:
     """The earlier packages stand aside and have other identities than the ones that count."""
-    aside = lab.execute("vault1", ["ls", "/srv/vault/lab/abandoned"], user="vault").split()
+    aside = lab.execute(vault, ["ls", "/srv/vault/lab/abandoned"], user="vault").split()
     assert {name.partition(".")[0] for name in aside} >= {"app1", "db1", "dock1"}
-    sealed = [e for e in LEDGER.find("outcome", item="host:db1", aspect="package@vault1", status="done") if e["value"] == "sealed"]
+    sealed = [e for e in LEDGER.find("outcome", item="host:db1", aspect=f"package@{vault}", status="done") if e["value"] == "sealed"]
     digests = [entry["evidence"]["result"]["identity_digest"] for entry in sealed]
     assert len(digests) == len(set(digests)) >= 2
 
@@ -115,6 +121,6 @@ def test_a_second_run_takes_a_quarter_of_the_time(main: Done, second: Done) -> N
 
 
 def test_everything_is_off(second: Done) -> None:
-    assert {name for name, on in world.powered().items() if on} == {"vault1", "station1"}
+    assert {name for name, on in world.powered().items() if on} == {"station1", *VAULTS}
     states = {name: one["state"]["Status"] for name, one in world.containers().items()}
     assert states == {"db": "exited", "web": "exited", "slow": "exited", "bystander": "running"}

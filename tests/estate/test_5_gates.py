@@ -17,6 +17,7 @@ import pytest
 from tests.estate import world
 from tests.estate.driver import HERE, LEDGER, Done, play
 from tests.lab import paths, persons
+from tests.lab.layout import VAULTS
 from tests.lab.people import PEOPLE
 from tests.lab.shell import run
 
@@ -94,16 +95,17 @@ def test_everything_that_is_missing_is_named(dark_media: dict[str, str]) -> None
     done.refused(
         "the gate of 'wipe' is closed", "the grace period has not ended", "no authorisation names it", *(f"medium:{name}" for name in MEDIA)
     )
-    done.refused("0 of 1 custodians have shown that the wrapped identity of its package on vault1 opens")
+    for vault in VAULTS:
+        done.refused(f"0 of 1 custodians have shown that the wrapped identity of its package on {vault} opens")
 
 
-def test_the_grace_period_alone_holds(attested: list[str]) -> None:
+def test_the_grace_period_alone_holds(attested: list[tuple[str, str]]) -> None:
     with handed_in(lambda: persons.authorise()):
         done = play("wipe").refused("the grace period has not ended")
     assert "no authorisation" not in done.flat and "custodians have shown" not in done.flat
 
 
-def test_authorisations_that_do_not_count(attested: list[str], tmp_path: Path) -> None:
+def test_authorisations_that_do_not_count(attested: list[tuple[str, str]], tmp_path: Path) -> None:
     words = bad_words(tmp_path)
     with handed_in(lambda: hand_in(words), lambda: persons.waive_grace("*")):
         done = play(STRAIGHT)
@@ -113,7 +115,7 @@ def test_authorisations_that_do_not_count(attested: list[str], tmp_path: Path) -
     assert "grace period" not in done.flat
 
 
-def test_a_hand_written_play(attested: list[str]) -> None:
+def test_a_hand_written_play(attested: list[tuple[str, str]]) -> None:
     """free, ignore_errors, rescue, always, options and receipts of one's own, delegation: refused each time."""
     done = play(STRAIGHT).refused("wipe of medium:pgdata is refused", "wipe of medium:mydata is refused")
     every = f"{json.dumps([True] * 8)} changed {json.dumps([False] * 8)}"
@@ -136,7 +138,7 @@ TRICKS = {
 
 
 @pytest.mark.parametrize("trick", TRICKS)
-def test_ways_around(attested: list[str], trick: str) -> None:
+def test_ways_around(attested: list[tuple[str, str]], trick: str) -> None:
     """Everything but the authorisation is there."""
     done: Done = play("wipe", *TRICKS[trick])
     done.refused()

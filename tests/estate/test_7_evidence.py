@@ -12,6 +12,7 @@ import subprocess
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import product
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from tests import lab
 from tests.estate import world
 from tests.estate.driver import Done, play
 from tests.lab import paths
+from tests.lab.layout import HOSTS, VAULTS
 from tests.lab.people import PEOPLE
 from tests.lab.shell import run
 
@@ -45,12 +47,12 @@ class Audit:
     folder: Path
     custodian: str = "bob"
 
-    def variables(self, package: str = "db1", medium: str = "pgdata") -> dict[str, str]:
-        vault = self.folder / "vault" / "lab"
+    def variables(self, package: str = "db1", medium: str = "pgdata", on: str = "vault1") -> dict[str, str]:
+        vault = self.folder / on / "vault" / "lab"
         return {
             "ESTATE_DIR": str(self.folder / "estate"),
             "RUN_KEY": str(self.folder / "run_ed25519.pub"),
-            "VAULT_LEDGER": str(self.folder / "ledger" / "lab"),
+            "VAULT_LEDGER": str(self.folder / on / "ledger" / "lab"),
             "PACKAGE": str(vault / package),
             "CERTIFICATE": str(self.folder / "estate" / "certificates" / f"medium_{medium}.certificate.json"),
             "DEVICE": lab.media()[medium].device,
@@ -82,8 +84,9 @@ def audit(certificates: dict[str, bytes]) -> Iterator[Audit]:
         shutil.copytree(paths.ESTATE, folder / "estate", ignore=shutil.ignore_patterns("secrets", "keys", "locks"))
         shutil.copy(paths.ESTATE / "keys" / "run_ed25519.pub", folder)
         shutil.copy(PEOPLE["bob"].age_identity, folder / "age.txt")
-        for name in ("vault", "ledger"):
-            run(["docker", "cp", f"sunset-lab-vault1:/srv/{name}", str(folder / name)])
+        for vault, name in product(VAULTS, ("vault", "ledger")):
+            (folder / vault).mkdir(exist_ok=True)
+            run(["docker", "cp", f"{HOSTS[vault].container}:/srv/{name}", str(folder / vault / name)])
         for package in PACKAGES:
             (folder / package).mkdir()
         yield Audit(folder)
@@ -96,14 +99,20 @@ def passed(done: subprocess.CompletedProcess[str]) -> str:
     return done.stdout
 
 
-@pytest.mark.parametrize("name", ["fingerprints", "chain", "head", "vault-copy", "plan", "statements"])
+@pytest.mark.parametrize("name", ["fingerprints", "chain", "head", "plan", "statements"])
 def test_the_estate(audit: Audit, name: str) -> None:
     assert passed(audit.block(name))
 
 
+@pytest.mark.parametrize("vault", VAULTS)
 @pytest.mark.parametrize("package", PACKAGES)
-def test_a_package(audit: Audit, package: str) -> None:
-    passed(audit.block("package", package=package))
+def test_a_package(audit: Audit, package: str, vault: str) -> None:
+    passed(audit.block("package", package=package, on=vault))
+
+
+@pytest.mark.parametrize("vault", VAULTS)
+def test_the_copy_of_the_ledger(audit: Audit, vault: str) -> None:
+    assert passed(audit.block("vault-copy", on=vault))
 
 
 @pytest.mark.parametrize("package", PACKAGES)
@@ -140,9 +149,9 @@ def flip(path: Path, at: int) -> None:
 FORGERIES = {
     "chain": ("estate/ledger.jsonl", 200),
     "head": ("estate/ledger.head.json", 20),
-    "vault-copy": ("ledger/lab/ledger.jsonl", 200),
+    "vault-copy": ("vault1/ledger/lab/ledger.jsonl", 200),
     "plan": ("estate/plan.json", 300),
-    "package": ("vault/lab/db1/manifest-sha256.txt", 3),
+    "package": ("vault1/vault/lab/db1/manifest-sha256.txt", 3),
     "certificate": ("estate/certificates/medium_pgdata.certificate.json", 300),
 }
 

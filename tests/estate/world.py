@@ -15,7 +15,7 @@ from typing import Any
 
 from tests import lab
 from tests.lab import engine, stack
-from tests.lab.layout import HOSTS
+from tests.lab.layout import HOSTS, VAULTS
 from tests.lab.shell import out, wait_for
 
 UNITS = {
@@ -69,18 +69,25 @@ def containers() -> dict[str, Any]:
     return found
 
 
-def vault() -> list[str]:
+def vault(name: str) -> list[str]:
     """Every file of the vault with its digest, the copies of the ledger too."""
     command = "find /srv/vault /srv/ledger /dev/shm /run/user -type f -exec sha256sum {} + 2>/dev/null | sort"
-    return lab.execute("vault1", ["sh", "-c", command]).splitlines()
+    return lab.execute(name, ["sh", "-c", command]).splitlines()
+
+
+def held(name: str, file: str) -> str:
+    """Digest of one file below /srv of a vault; empty if it is not there."""
+    return lab.execute(name, ["sh", "-c", f"[ ! -e /srv/{file} ] || sha256sum </srv/{file}"]).strip()
 
 
 def snapshot() -> dict[str, Any]:
     """The whole world in a form that can be compared."""
-    found: dict[str, Any] = {"containers": containers(), "vault": vault(), "powered": powered()}
+    found: dict[str, Any] = {"containers": containers(), "powered": powered()}
     for host in UNITS:
         found[f"{host} units"] = units(host).splitlines()
         found[f"{host} files"] = lab.execute(host, ["sh", "-c", FILES]).splitlines()
+    for name in VAULTS:
+        found[name] = vault(name)
     for host in SESSIONS:
         found[f"{host} sessions"] = sessions(host)
     found["images"] = sorted(out(["docker", "images", "-q", "--no-trunc"]).split())

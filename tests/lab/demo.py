@@ -18,6 +18,7 @@ import time
 from pathlib import Path
 
 from . import engine, estate, paths, persons
+from .layout import HOSTS, STATION, VAULTS
 from .shell import LabError, die, say
 
 PLAYBOOK = paths.TOP / ".venv" / "bin" / "ansible-playbook"
@@ -67,18 +68,19 @@ def finished() -> bool:
     return len(certificates()) >= len(media) > 0
 
 
-def packages() -> list[str]:
-    """Hosts whose package is sealed and still held open by the vault."""
-    last: dict[str, str] = {}
+def packages() -> list[tuple[str, str]]:
+    """(host, vault) of each package that is sealed and still held open by the vault."""
+    last: dict[tuple[str, str], str] = {}
     for entry in entries():
         if entry["kind"] == "outcome" and str(entry["aspect"]).startswith("package@") and entry["status"] == "done":
-            last[str(entry["item"]).partition(":")[2]] = str(entry["value"])
-    return [host for host, value in last.items() if value == "sealed"]
+            last[str(entry["item"]).partition(":")[2], str(entry["aspect"]).partition("@")[2]] = str(entry["value"])
+    return sorted(package for package, value in last.items() if value == "sealed")
 
 
 def begin() -> None:
     """A new estate, unless an interrupted demo can go on."""
-    under_way = bool(entries()) and not finished() and engine.running("sunset-lab-vault1") and engine.running("sunset-lab-station1")
+    kept = [HOSTS[name].container for name in (*VAULTS, STATION)]
+    under_way = bool(entries()) and not finished() and all(engine.running(container) for container in kept)
     if under_way:
         say("an earlier demo was interrupted; going on with its estate")
         return
@@ -110,9 +112,9 @@ def main() -> int:
             if wave not in accepted():
                 say(f"wave {wave}: freeze, stop, preserve, power off")
                 play("shutdown", "-e", f"sunset_wave_wanted={wave}")
-        for package in packages():
-            say(f"bob shows at his own desk that the package of {package} opens with his key")
-            persons.challenge(package)
+        for package, vault in packages():
+            say(f"bob shows at his own desk that the package of {package} on {vault} opens with his key")
+            persons.challenge(package, vault)
         say("alice waives the rest of the grace period, bob authorises the wipe of each disk by its serial number")
         persons.waive_grace("*")
         persons.authorise()

@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from . import paths, people
-from .layout import HOSTS
+from .layout import HOSTS, VAULTS
 from .loops import Loop
 
 HEAD = "# Written by tests/lab for the estate that is up; `make lab-up` writes it again.\n---\n"
@@ -40,7 +40,7 @@ def _all_vars(loops: dict[str, Loop], volume: str) -> dict[str, Any]:
 
 def _host_vars(host: str, address: str) -> dict[str, Any]:
     found: dict[str, Any] = {"ansible_host": address, "ansible_user": HOSTS[host].user}
-    if host == "vault1":
+    if host in VAULTS:
         found["sunset_ledger_receiver"] = {
             "user": "ledger",
             "key": str(people.ledger_key()),

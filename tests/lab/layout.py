@@ -29,10 +29,16 @@ class Host:
     octet: int
     user: str = "root"  # whom Ansible logs in as
     extra: tuple[str, ...] = ()  # arguments of docker create
+    like: str = ""  # the host whose files and scripts it shares
 
     @property
     def container(self) -> str:
         return f"{paths.NAME}-{self.name}"
+
+    @property
+    def recipe(self) -> str:
+        """Name of the folder that shapes it."""
+        return self.like or self.name
 
 
 VOLUME = f"{paths.NAME}-shop-data"
@@ -58,8 +64,11 @@ HOSTS = {
         Host("dock1", 14, extra=("-v", "/var/run/docker.sock:/var/run/docker.sock")),
         Host("vault1", 21, user="vault", extra=("--shm-size", "2g")),
         Host("station1", 22),
+        Host("vault2", 23, user="vault", extra=("--shm-size", "2g"), like="vault1"),
     )
 }
+
+VAULTS = ("vault1", "vault2")
 
 STATION = "station1"
 CONTAINER_HOST = "dock1"

@@ -57,14 +57,14 @@ def waive_grace(*items: str, person: str = "alice", reason: str = "a demo does n
     _stated(person, "waive", ["--gate", "grace", "--reason", reason], items)
 
 
-def challenge(package: str, person: str = "bob") -> None:
-    """Show that the wrapped identity of a package opens with the person's own key."""
+def challenge(package: str, vault: str, person: str = "bob") -> None:
+    """Show that the wrapped identity of a package on a vault opens with the person's own key."""
     folder = PEOPLE[person].folder / "challenge"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     wrapped = folder / f"{package}.{person}.age"
     stored = f"/srv/vault/{NAME}/keys/{wrapped.name}"
-    wrapped.write_bytes(base64.b64decode(estate.execute("vault1", ["base64", stored])))
+    wrapped.write_bytes(base64.b64decode(estate.execute(vault, ["base64", stored])))
     out = folder / "out"
     identity, key = str(PEOPLE[person].age_identity), str(PEOPLE[person].ssh_key)
     script = [sys.executable, str(SCRIPTS / "custodian"), "challenge", "--estate", NAME, "--custodian", person]

@@ -10,7 +10,7 @@ import tarfile
 from pathlib import Path
 
 from . import paths, people
-from .layout import Host, media_of
+from .layout import HOSTS, VAULTS, Host, media_of
 from .loops import Loop
 
 HOSTS_DIR = paths.HERE / "hosts"
@@ -75,7 +75,7 @@ def _receiver(tar: Tar) -> None:
 def build(host: Host, loops: dict[str, Loop], volume: str, subnet: str) -> bytes:
     tar = Tar()
     tar.tree(HOSTS_DIR / "common/rootfs")
-    tar.tree(HOSTS_DIR / host.name / "rootfs")
+    tar.tree(HOSTS_DIR / host.recipe / "rootfs")
     _mounts(tar, host, loops, volume)
     key = people.host_key(host.name)
     tar.add("/etc/ssh/ssh_host_ed25519_key", key.read_bytes(), 0o600)
@@ -87,7 +87,7 @@ def build(host: Host, loops: dict[str, Loop], volume: str, subnet: str) -> bytes
     tar.add("/etc/lab/control.pub", control)
     tar.add("/etc/lab/ledger.pub", people.public(people.ledger_key()) + "\n")
     tar.add("/etc/lab.env", f"LAB_SUBNET={subnet}\nLAB_DB_PASSWORD={people.database_password()}\n", 0o600)
-    if host.name == "vault1":
+    if host.name in VAULTS:
         _receiver(tar)
     if host.name == "app1":
         tar.add("/usr/local/lib/lab/marks.py", (paths.HERE / "marks.py").read_bytes())
@@ -96,7 +96,8 @@ def build(host: Host, loops: dict[str, Loop], volume: str, subnet: str) -> bytes
 
 def script(host: str, *names: str) -> bytes | None:
     """The host's scripts of these names, one after the other; the common one of that name first."""
-    found = [path for name in names for path in (HOSTS_DIR / "common" / name, HOSTS_DIR / host / name) if path.exists()]
+    own = HOSTS_DIR / HOSTS[host].recipe
+    found = [path for name in names for path in (HOSTS_DIR / "common" / name, own / name) if path.exists()]
     prelude = b"set -euo pipefail\n. /etc/lab.env\n"
     return prelude + b"\n".join(path.read_bytes() for path in found) if found else None
 

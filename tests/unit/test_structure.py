@@ -41,7 +41,8 @@ READ_ONLY = {
     )
 }
 # Modules of ours that only read, or only write the estate's own folder on the control node.
-UNRECORDED = {"host_survey", "guest_survey", "plan_build", "report", "run_open", "run_close", "run_gate", "run_joined", "vault_verify"}
+UNRECORDED = {"host_survey", "guest_survey", "plan_build", "report", "run_open", "run_close", "run_gate", "run_joined"}
+UNRECORDED |= {"vault_verify", "vault_probe"}
 RECORDED = {path.stem for path in MODULES} - UNRECORDED
 KEYWORDS = {"name", "loop", "loop_control", "when", "register", "vars", "tags", "block", "rescue", "always", "run_once", "changed_when"}
 KEYWORDS |= {"failed_when", "no_log", "become", "become_user", "check_mode", "ignore_unreachable", "notify", "until", "retries", "delay"}
@@ -110,7 +111,7 @@ def test_actions_are_thin_and_none_is_reached_by_a_redirect() -> None:
     runtime = yaml.safe_load((TOP / "meta/runtime.yml").read_text())
     assert not (runtime.get("plugin_routing") or {}).get("action")
     assert not (runtime.get("plugin_routing") or {}).get("modules")
-    control = UNRECORDED - {"host_survey"}
+    control = UNRECORDED - {"host_survey", "vault_probe"}
     assert {path.stem for path in (PLUGINS / "action").glob("*.py")} == RECORDED | control
 
 
@@ -192,7 +193,12 @@ def test_a_roles_argument_specs_are_its_defaults_and_what_it_uses(role: Path) ->
             assert declared[name].get("default") == value, name
     text = "\n".join(path.read_text() for path in (role / "tasks").glob("*.yml"))
     # Told by the run (M(sunset.crm.run_open)) through add_host, or made by the role itself.
-    given = set(re.findall(r"(?:loop_var|register): (\w+)", text)) | {"sunset_run_vaults", "survey_guests", "survey_seen"}
+    given = set(re.findall(r"(?:loop_var|register): (\w+)", text)) | {
+        "sunset_run_vaults",
+        "sunset_run_vaults_all",
+        "survey_guests",
+        "survey_seen",
+    }
     used = set(re.findall(rf"(?<![.\w])(?:{role.name}|sunset)_[a-z_]+\b", text))
     assert used - given <= set(declared), "used, but not declared"
     of_defaults = set(re.findall(r"\w+", " ".join(map(str, defaults.values()))))
@@ -219,7 +225,7 @@ def old_python() -> str | None:
 
 TRAVELLING = [
     *UTILS,
-    *(path for path in MODULES if path.stem not in UNRECORDED - {"host_survey", "vault_verify"}),
+    *(path for path in MODULES if path.stem not in UNRECORDED - {"host_survey", "vault_verify", "vault_probe"}),
     *sorted((TOP / "roles").glob("*/files/*.py")),
 ]
 

@@ -20,6 +20,7 @@ from ansible_collections.sunset.crm.plugins.plugin_utils.estate import Estate
 from tests.unit.builders import Book, complete, make_estate, make_plan, plan_bytes, plan_data, sign
 
 Result = dict[str, Any]
+ANSWER = {"sunset_vault_seen": {"vault": {"uid": 906, "problems": []}}}
 EVERYONE = ["old1", "app1", "db1", "dock1", "vault1", "vault2", "station1"]
 
 
@@ -37,6 +38,7 @@ def estate(tmp_path: Path, keys: dict[str, Path]) -> Estate:
 def act(plugin: Any, estate: Estate, args: Result | None = None, check: bool = False, **variables: Any) -> Result:
     action: ControlAction = object.__new__(plugin.ActionModule)
     told = {"ansible_play_hosts_all": EVERYONE, "hostvars": {name: {} for name in EVERYONE}, **variables}
+    told["hostvars"] = {name: {**ANSWER, **found} for name, found in told["hostvars"].items()}
     return action.act(estate, args or {}, told, check)
 
 

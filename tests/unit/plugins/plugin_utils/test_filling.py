@@ -15,7 +15,8 @@ from ansible_collections.sunset.crm.plugins.plugin_utils import filling, runs, s
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
 from tests.unit.builders import Book, complete, item_of, make_plan, plan_data
 
-PLAN = make_plan()
+SHELF = {"kind": "s3", "endpoint": "https://s3.example.org", "bucket": "archive"}
+PLAN = make_plan(plan_data(vaults={"vault1": {"root": "/srv/vault", "shelf": SHELF}, "vault2": {"root": "/srv/vault"}}))
 BOOK = complete(PLAN)
 MODULES = Path(__file__).parents[4] / "plugins/modules"
 
@@ -158,6 +159,7 @@ def test_every_option_is_the_tasks_or_the_plans(module: str) -> None:
         "vault_destroy": {"live_dir"},
         "vault_pull": {"live_dir"},
         "vault_prove": {"live_dir", "scratch"},
+        "vault_shelf": {"live_dir"},
         "host_power": {"silence_seconds"},
     }
     assert options - known - fixed.get(module, set()) == set()

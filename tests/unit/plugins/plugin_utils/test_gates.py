@@ -320,7 +320,7 @@ def random_step(dice: random.Random, book: Book) -> None:
         "scheduler_state": ("application",), "web_closed": ("application",), "session_end": ("application",),
         "service_state": ("application", "database"), "docker_guests": ("container",), "database_dump": ("database",),
         "filestore_archive": ("filestore",), "host_look": ("host",), "host_power": ("host",), "vault_package": ("host",), "vault_access": ("host",),
-        "vault_destroy": ("host",),
+        "vault_destroy": ("host",), "vault_shelf": ("host",),
         "vault_pull": ("database", "filestore", "container"), "vault_prove": ("database", "filestore", "container"),
         "media_wipe": ("medium",),
     }  # fmt: skip
@@ -528,3 +528,50 @@ def test_the_operator_opens_no_gate_for_himself() -> None:
     lift = said("hold", "olga", "lift", lifts=hold.sha256)
     assert gates.held([PGDATA], context(FORGOTTEN, [hold, lift])) == [hold]
     assert gates.held([PGDATA], context(FORGOTTEN, [hold, said("hold", "bob", "lift", lifts=hold.sha256)])) == []
+
+
+# --- the shelf, and vaults that were away ---
+
+
+def shelf_plan() -> Any:
+    shelf = {"kind": "s3", "endpoint": "https://s3.example.org", "bucket": "archive"}
+    return make_plan(plan_data(vaults={"vault1": {"root": "/srv/vault", "shelf": shelf}, "vault2": {"root": "/srv/vault"}}))
+
+
+def test_a_package_must_be_on_the_shelf_that_its_vault_has() -> None:
+    book = complete(shelf_plan())
+    step = steps.find("host_power", {"state": "off"})
+    told = [str(lack) for lack in gates.missing(step, book.plan.items["host:db1"], context(book))]
+    assert [line for line in told if "its package is not on the shelf of the vault vault1" in line]
+    book.step("host:db1", "vault_shelf", None, "vault1", about={"package": "host:db1@vault1"})
+    told = [str(lack) for lack in gates.missing(step, book.plan.items["host:db1"], context(book))]
+    assert not [line for line in told if "shelf" in line]
+
+
+def test_an_earlier_package_on_the_shelf_counts_for_nothing() -> None:
+    book = complete(shelf_plan())
+    book.step("host:db1", "vault_shelf", None, "vault1", about={"package": "host:db1@vault1"})
+    book.step("host:db1", "vault_package", "sealed", "vault1", result={"identity_digest": "another"})
+    step = steps.find("host_power", {"state": "off"})
+    assert "shelf" in " ".join(str(lack) for lack in gates.missing(step, book.plan.items["host:db1"], context(book)))
+
+
+def test_only_a_sealed_package_goes_on_the_shelf() -> None:
+    book = Book(shelf_plan())
+    step = steps.find("vault_shelf", {})
+    item = book.plan.items["host:old1"]
+    assert "is not sealed" in " ".join(str(lack) for lack in gates.missing(step, item, context(book), "vault1"))
+    book.step("host:old1", "vault_package", "sealed", "vault1", result={"identity_digest": "x"})
+    assert gates.missing(step, item, context(book), "vault1") == []
+
+
+def test_a_vault_that_never_had_anything_of_a_host_has_nothing_to_forget() -> None:
+    """With one proof asked for: the second vault was away from the first day to the last."""
+    plan = make_plan(plan_data(settings={"proofs_required": 1}))
+    whole = complete(plan, forgotten=True)
+    book = Book(plan)
+    book.entries = [entry for entry in whole.entries if not str(entry.record.get("aspect", "")).endswith("@vault2")]
+    words = [*attested(), authorised(plan, "medium:pgdata")]
+    assert wipe_lacks(book, words, "medium:pgdata") == []
+    book.step("host:db1", "vault_package", "open", "vault2", status="unknown")
+    assert "vault2" in " ".join(str(lack) for lack in wipe_lacks(book, words, "medium:pgdata"))

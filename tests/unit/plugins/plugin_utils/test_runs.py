@@ -111,3 +111,44 @@ def test_machines_that_the_play_lacks_are_named() -> None:
     everyone = ["app1", "db1", "dock1", "station1", "vault1", "vault2", "old1"]
     assert runs.unreached(runs.members(PLAN, ["main"]), everyone) == []
     assert runs.unreached(runs.members(PLAN, ["main"]), ["app1", "vault1"]) == ["db1", "dock1", "station1", "vault2"]
+
+
+# --- vaults that do not answer ---
+
+WELL = {"vault": {"uid": 906, "problems": []}}
+
+
+def test_a_vault_answers_well_or_has_a_reason() -> None:
+    seen = {"vault1": WELL, "vault2": {"unreachable": True, "msg": "no route"}}
+    assert runs.silent(PLAN, ["pilot"], "shutdown", seen) == {"vault2": "it does not answer (no route)"}
+    assert runs.silent(PLAN, ["pilot"], "shutdown", {"vault1": WELL, "vault2": WELL}) == {}
+    assert "was not asked" in runs.silent(PLAN, ["pilot"], "shutdown", {"vault1": WELL})["vault2"]
+    broken = {"vault": {"uid": 0, "problems": ["the program age is not there"]}}
+    assert runs.silent(PLAN, ["pilot"], "shutdown", {"vault1": broken, "vault2": WELL})["vault1"].startswith("the program age")
+    assert "its account is root" in runs.silent(PLAN, ["pilot"], "shutdown", {"vault1": broken, "vault2": WELL})["vault1"]
+    assert "root" not in runs.silent(PLAN, ["pilot"], "wipe", {"vault1": broken, "vault2": WELL})["vault1"]
+
+
+def test_a_resume_needs_no_vault() -> None:
+    assert runs.vaults_needed(PLAN, "resume") == 0
+    assert runs.silent(PLAN, ["pilot"], "resume", {"vault1": {"unreachable": True}}) == {"vault1": "it does not answer"}
+
+
+def test_as_many_vaults_as_proofs_and_all_for_a_wipe() -> None:
+    assert (runs.vaults_needed(PLAN, "shutdown"), runs.vaults_needed(PLAN, "wipe")) == (2, 2)
+    one = make_plan(plan_data(settings={"proofs_required": 1}))
+    assert (runs.vaults_needed(one, "shutdown"), runs.vaults_needed(one, "wipe")) == (1, 2)
+
+
+def test_a_silent_vault_gets_no_work_and_an_estate_host_still_shuts_it_out() -> None:
+    found = runs.members(PLAN, ["pilot"], {"vault2": "gone"})
+    assert "vault2" not in {member["host"] for member in found}
+    assert {tuple(member["vaults"]) for member in found} == {("vault1",)}
+    assert {tuple(member["all_vaults"]) for member in found} == {("vault1", "vault2")}
+
+
+def test_a_vault_with_a_shelf_is_told_of_it() -> None:
+    shelf = {"kind": "s3", "endpoint": "https://s3.example.org", "bucket": "archive"}
+    plan = make_plan(plan_data(vaults={"vault1": {"root": "/srv/vault", "shelf": shelf}, "vault2": {"root": "/srv/vault"}}))
+    work = {member["host"]: member["items"].get("shelf") for member in runs.members(plan, ["pilot"]) if member["place"] == "vault"}
+    assert work == {"vault1": ["host:old1"], "vault2": None}

@@ -1,0 +1,167 @@
+# Copyright: sunset.crm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A sealed package on its way to the shelf: which files, what is there already, what must be done, and the record of it.
+
+Private to the collection. Valid for Python 3.6, standard library. The record C(shelf.json) beside the package's other records
+names the version of every object; it is never taken as proof that the bytes are there.
+"""
+
+import binascii
+import os
+from typing import Any, Dict, List, Optional, Tuple  # noqa: F401
+
+from ansible_collections.sunset.crm.plugins.module_utils import _shelf, _shelf_probe, _vault_bag
+from ansible_collections.sunset.crm.plugins.module_utils._shelf_s3 import Store  # noqa: F401
+from ansible_collections.sunset.crm.plugins.module_utils._vault import Package, VaultError, read_record, sha256_file, write_record  # noqa: F401
+
+
+def record_path(package):
+    # type: (Package) -> str
+    return os.path.join(package.state_dir, "shelf.json")
+
+
+def notes_path(package):
+    # type: (Package) -> str
+    return os.path.join(package.state_dir, "shelf-uploads.json")
+
+
+def files_of(package, tagmanifest_sha256):
+    # type: (Package, str) -> List[_shelf.Asked]
+    """Every file of the sealed bag with the digest that the bag itself gives it; what the bag does not name is not stored.
+
+    The wrapped identities lie outside the bag. Nothing of them goes to a store that cannot be told to forget.
+    """
+    problems = []  # type: List[str]
+    digests = {_vault_bag.TAG_MANIFEST: tagmanifest_sha256}
+    if sha256_file(os.path.join(package.bag, _vault_bag.TAG_MANIFEST))[0] != tagmanifest_sha256:
+        raise VaultError("the package %s is not the one that was sealed; bring it back from another vault" % package.bag)
+    for name in (_vault_bag.TAG_MANIFEST, "manifest-sha256.txt"):
+        with open(os.path.join(package.bag, name), "rb") as stream:
+            digests.update(_vault_bag.parse_manifest(stream.read().decode("utf-8"), name))
+    found = []
+    for name, sha256 in sorted(digests.items()):
+        path = os.path.join(package.bag, name)
+        if os.path.islink(path) or not os.path.isfile(path):
+            problems.append("%s is missing" % name)
+        elif name not in _vault_bag.TAG_FILES + (_vault_bag.TAG_MANIFEST,) and not name.startswith("data/"):
+            problems.append("%s is no part of a package" % name)
+        else:
+            found.append(_shelf.Asked(name, sha256, os.path.getsize(path)))
+    if problems:
+        raise VaultError("the package %s is not whole: %s" % (package.bag, "; ".join(problems)), problems=problems)
+    # The tag manifest last: where it lies, everything else does.
+    return sorted(found, key=lambda one: (one.path == _vault_bag.TAG_MANIFEST, one.path))
+
+
+def terms(shelf, folder, lock):
+    # type: (Dict[str, Any], str, _shelf.Lock) -> Dict[str, Any]
+    """What the probes were made for: another bucket, folder or mode needs new ones."""
+    return {
+        "endpoint": shelf.get("endpoint"),
+        "region": shelf.get("region"),
+        "bucket": shelf["bucket"],
+        "folder": folder,
+        "mode": lock.mode,
+    }
+
+
+class Shelving(object):
+    """One package, one bucket, one run."""
+
+    def __init__(self, package, store, shelf, folder, lock, files):
+        # type: (Package, Store, Dict[str, Any], str, _shelf.Lock, List[_shelf.Asked]) -> None
+        self.package, self.store, self.folder, self.lock, self.files = package, store, folder, lock, files
+        self.terms = terms(shelf, folder, lock)
+        kept = read_record(record_path(package)) or {}
+        self.record = kept if kept.get("terms") == self.terms else {"terms": self.terms, "objects": {}}  # type: Dict[str, Any]
+
+    def key(self, path):
+        # type: (str) -> str
+        return "%s/%s" % (self.folder, path)
+
+    def look(self):
+        # type: () -> List[Tuple[_shelf.Asked, _shelf.Found, str]]
+        """(file, what is there, what must be done) for each file. What seems to be there is read to its end."""
+        seen = []
+        for asked in self.files:
+            found = self._found(asked)
+            act = _shelf.decide(found, asked, self.lock)
+            if act != "upload" and not self._same(asked, str(found.version)):
+                # What has another content stays there, locked as it is; the true bytes go on top of it.
+                found, act = _shelf.Found(), "upload"
+            seen.append((asked, found, act))
+        return seen
+
+    def _found(self, asked):
+        # type: (_shelf.Asked) -> _shelf.Found
+        known = self.record["objects"].get(asked.path)
+        found = self.store.head(self.key(asked.path), known) if known else _shelf.Found()
+        return found if found.version else self.store.head(self.key(asked.path))
+
+    def _same(self, asked, version):
+        # type: (_shelf.Asked, str) -> bool
+        return self.store.digest(self.key(asked.path), version) == (asked.sha256, asked.bytes)
+
+    def probed(self):
+        # type: () -> bool
+        return bool(self.record.get("probes"))
+
+    def probe(self):
+        # type: () -> None
+        data = b"canary of %s %s\n" % (self.folder.encode("utf-8"), binascii.hexlify(os.urandom(32)))
+        made = _shelf_probe.probe(self.store, self.folder + ".canary", self.lock, data)
+        self.record.update(probes=made["probes"], canary=made["version"])
+        self.keep()
+
+    def keep(self):
+        # type: () -> None
+        write_record(record_path(self.package), self.record)
+
+    def store_one(self, asked, found, act):
+        # type: (_shelf.Asked, _shelf.Found, str) -> None
+        """Upload or lock one file, then read it from the store again: its lock, and after an upload every byte."""
+        key, version = self.key(asked.path), found.version
+        if act == "upload":
+            path = os.path.join(self.package.bag, asked.path)
+            version = self.store.upload(path, key, asked, self.lock, notes_path(self.package))
+            if not self._same(asked, version):
+                raise VaultError(
+                    "the store gives back other bytes for %s than were stored (version %s); the object counts for nothing; run the same "
+                    "command again, and look for another store if it stays so" % (asked.path, version)
+                )
+        elif act == "lock":
+            self.store.strengthen(key, str(version), self.lock)
+        seen = self.store.head(key, str(version))
+        if act == "upload" and not _shelf.lock_holds(seen.lock, self.lock):
+            # A store that forgets the lock of an upload in parts: it is put on the whole object, and read again.
+            self.store.strengthen(key, str(version), self.lock)
+            seen = self.store.head(key, str(version))
+        if not _shelf.lock_holds(seen.lock, self.lock):
+            raise VaultError(
+                "the store says of %s: %s; expected %s until %s%s at least; the object is not kept as it must be"
+                % (asked.path, seen.lock or "no lock", self.lock.mode, self.lock.until.isoformat(), ", held" if self.lock.hold else "")
+            )
+        self.record["objects"][asked.path] = version
+        if act != "keep":
+            self.keep()
+
+    def result(self, seen):
+        # type: (List[Tuple[_shelf.Asked, _shelf.Found, str]]) -> Dict[str, Any]
+        """What later steps and gates read from the ledger. It is the same after a second run, but for the counts of acts."""
+        probes = self.record.get("probes", {})
+        acts = [act for _asked, _found, act in seen]
+        return dict(
+            self.terms,
+            state="stored",
+            retain_until=self.lock.until.strftime("%Y-%m-%dT%H:%M:%SZ"),
+            hold=self.lock.hold,
+            files=len(self.files),
+            bytes=sum(asked.bytes for asked in self.files),
+            probes=probes,
+            failed_probes=_shelf.failed_probes(probes),
+            uploaded=acts.count("upload"),
+            locked=acts.count("lock"),
+            kept=acts.count("keep"),
+            **{"class": _shelf.class_of(probes)},
+        )
