@@ -5,7 +5,18 @@
 
 import os
 
-from ansible_collections.sunset.crm.plugins.module_utils import _dump_my, _dump_pg, _fingerprint, _sqlclient, _stream
+from ansible_collections.sunset.crm.plugins.module_utils import (
+    _dump_lite,
+    _dump_my,
+    _dump_pg,
+    _dump_redis,
+    _fingerprint,
+    _sqlclient,
+    _stream,
+)
+
+# Engines whose own module looks at the source and says whether it is still the same.
+OWN = {"sqlite": _dump_lite, "redis": _dump_redis}
 
 
 class DatabaseError(Exception):
@@ -28,8 +39,13 @@ def specification(params):
     spec["kind"] = params["engine"]
     spec["run_as"] = "postgres" if params["engine"] == "postgresql" else None
     try:
+        if params["engine"] in OWN:
+            spec.update(config=params.get("config"), password_file=params.get("password_file"))
+            return OWN[params["engine"]].specification(spec)
         return {"postgresql": _postgresql, "mariadb": _mariadb}[params["engine"]](spec)
-    except (_sqlclient.SqlError, _stream.StreamError) as error:
+    except (_sqlclient.SqlError, _stream.StreamError, OSError) as error:
+        if params["engine"] in OWN:
+            raise DatabaseError("the {0} database cannot be copied: {1}".format(params["engine"], error))
         raise DatabaseError(
             "database {0} on {1} could not be looked at: {2}. Is the server running, and does it let its own "
             "account in by the local socket?".format(params["database"], params["engine"], error)
@@ -75,6 +91,8 @@ def unchanged(spec, record):
     if record["source"].get("identity") != spec["identity"]:
         return False
     try:
+        if spec["engine"] in OWN:
+            return OWN[spec["engine"]].unchanged(spec, record)
         with _fingerprint.open_session(
             spec["engine"], spec["database"], spec["port"], spec["socket"], spec["run_as"], client=spec["client"]
         ) as session:

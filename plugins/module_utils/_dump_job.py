@@ -22,17 +22,22 @@ if __name__ == "__main__":  # the collection is not there: let its package name 
 
 import json
 import subprocess
+import tempfile
 
 from ansible_collections.sunset.crm.plugins.module_utils import (
     _canonical,
     _direct,
     _direct_job,
+    _dump_lite,
     _dump_my,
     _dump_pg,
+    _dump_redis,
     _filestore,
     _fingerprint,
+    _fingerprint_lite,
     _fingerprint_my,
     _fingerprint_pg,
+    _fingerprint_redis,
     _job,
     _sqlclient,
     _staging,
@@ -43,12 +48,16 @@ TRAVELS = (
     _canonical,
     _direct,
     _direct_job,
+    _dump_lite,
     _dump_my,
     _dump_pg,
+    _dump_redis,
     _filestore,
     _fingerprint,
+    _fingerprint_lite,
     _fingerprint_my,
     _fingerprint_pg,
+    _fingerprint_redis,
     _job,
     _sqlclient,
     _staging,
@@ -100,6 +109,10 @@ class Copy(object):
         self._rate = spec.get("rate")
         self._report = report
         self.artefacts = []
+
+    def scratch(self, name):
+        """A file beside the artefacts that is gone with a copy that was not finished."""
+        return os.path.join(self._directory, name)
 
     def add(self, role, ending, chunks):
         self._report.phase(role)
@@ -215,6 +228,62 @@ def dump_mariadb(spec, staging, report):
     return copy.artefacts, facts
 
 
+def dump_sqlite(spec, staging, report):
+    path = spec["database"]
+    with open_database(spec) as session:
+        readable = _dump_lite.read_transaction(session, path)
+        if readable:
+            word, found, copy = lite_copy(spec, session, staging, report)
+            target = copy.scratch("picture")
+            report.phase("picture")
+            if not _dump_lite.picture(session, path, target):
+                raise SourceChanged("{0} was written to while it was copied".format(path))
+            facts = {"consistency": "fingerprint and copy in one read transaction of SQLite"}
+    if not readable:
+        target = os.path.join(spec["directory"], "picture")
+        _dump_lite.discard(target)
+        raw = _dump_lite.recovered(path, target)
+        with _fingerprint.open_session("sqlite", target) as session:
+            word, found, copy = lite_copy(spec, session, staging, report)
+        facts = {"consistency": "a crash left a hot journal: file and journal copied, the copy rolled back by SQLite", "files": raw}
+    try:
+        copy.add("dump", ".sqlite3", _stream.file_chunks(target))
+    finally:
+        _dump_lite.discard(target)
+    copy.add_json("fingerprint", ".fingerprint.json", found)
+    copy.check({})
+    return copy.artefacts, dict(source_facts(spec, found, facts.pop("consistency")), integrity=word, **facts)
+
+
+def lite_copy(spec, session, staging, report):
+    report.phase("integrity")
+    word = _dump_lite.sound(session, spec["database"])
+    report.phase("fingerprint")
+    found = _fingerprint.take("sqlite", session, spec["database"], progress=report.objects)
+    return word, found, Copy(staging, short_id(_fingerprint.digest(found)), spec, report)
+
+
+def dump_redis(spec, staging, report):
+    with tempfile.TemporaryFile(dir=spec["directory"]) as spool, _dump_redis.open_source(spec) as session:
+        report.phase("reading keys")
+        found = _dump_redis.spool(session, spool, report.objects)
+        copy = Copy(staging, short_id(_fingerprint.digest(found)), spec, report)
+        spool.seek(0)
+        copy.add("dump", ".redis.jsonl", iter(lambda: spool.read(_stream.CHUNK), b""))
+        copy.add_json("fingerprint", ".fingerprint.json", found)
+        report.phase("reading keys again")
+        again = _fingerprint.take("redis", session, spec["database"], progress=report.objects)
+    changed = _dump_redis.changed(found, again)
+    if changed:
+        raise SourceChanged("changed while the dump was made: {0}".format(", ".join(changed[:10])))
+    copy.check({})
+    facts = source_facts(spec, found, "fingerprint and dump from one reading; keys without expiry equal in a second one")
+    facts.update(
+        queues=found["notes"]["queues"], rdb_version=found["notes"]["rdb_version"], lasting_sha256=_dump_redis.lasting_digest(found)
+    )
+    return copy.artefacts, facts
+
+
 def tool_help(tool):
     done = subprocess.run(
         [tool, "--no-defaults", "--help"],
@@ -248,7 +317,13 @@ def archive_filestore(spec, staging, report):
     return copy.artefacts, facts
 
 
-KINDS = {"postgresql": dump_postgresql, "mariadb": dump_mariadb, "filestore": archive_filestore}
+KINDS = {
+    "postgresql": dump_postgresql,
+    "mariadb": dump_mariadb,
+    "sqlite": dump_sqlite,
+    "redis": dump_redis,
+    "filestore": archive_filestore,
+}
 
 
 def make(spec):

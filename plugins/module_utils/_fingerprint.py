@@ -15,13 +15,20 @@ The fingerprint is an artefact (a CRM has hundreds of tables); ledgers hold `dig
 
 from typing import Any, Dict, Iterable, List  # noqa: F401
 
-from ansible_collections.sunset.crm.plugins.module_utils import _canonical, _fingerprint_my, _fingerprint_pg, _sqlclient
+from ansible_collections.sunset.crm.plugins.module_utils import (
+    _canonical,
+    _fingerprint_lite,
+    _fingerprint_my,
+    _fingerprint_pg,
+    _fingerprint_redis,
+    _sqlclient,
+)
 
 Fingerprint = Dict[str, Any]
 Difference = Dict[str, Any]
 
 SCHEMA = 1
-ENGINES = ("postgresql", "mariadb")
+ENGINES = ("postgresql", "mariadb", "sqlite", "redis")
 
 # Objects that every fresh server brings along; the copy may have them although the source did not.
 _EXTRA_ALLOWED = frozenset(["account", "role"])
@@ -33,6 +40,10 @@ def open_session(engine, database, port=None, socket=None, run_as=None, user=Non
     `run_as` is the operating system account for peer authentication (only used when we are root): "postgres" for a
     PostgreSQL source, None for MariaDB and for a throw-away server that trusts its own socket.
     """
+    if engine == "sqlite":
+        return _fingerprint_lite.LiteSession(database)
+    if engine == "redis":
+        return _fingerprint_redis.RedisSession(port=port, socket=socket)
     if engine == "postgresql":
         session = _sqlclient.PostgresqlSession(
             database, port=port, socket=socket, run_as=run_as, user=user or "postgres", psql=client or "psql"
@@ -54,7 +65,7 @@ def open_session(engine, database, port=None, socket=None, run_as=None, user=Non
 
 def take(engine, session, database, method=None, progress=None):
     """The fingerprint of one database. `method`: the source's method, so that the copy is hashed in the same way."""
-    part = {"postgresql": _fingerprint_pg, "mariadb": _fingerprint_my}[engine]
+    part = {"postgresql": _fingerprint_pg, "mariadb": _fingerprint_my, "sqlite": _fingerprint_lite, "redis": _fingerprint_redis}[engine]
     found = part.take(session, database, method=method, progress=progress or (lambda done, total: None))
     found.update(schema=SCHEMA, engine=engine, database=database)
     return found

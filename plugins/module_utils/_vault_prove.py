@@ -21,6 +21,8 @@ from ansible_collections.sunset.crm.plugins.module_utils import (
     _vault_mariadb,
     _vault_package,
     _vault_postgresql,
+    _vault_redis,
+    _vault_sqlite,
     _vault_stream,
 )
 from ansible_collections.sunset.crm.plugins.module_utils._vault import (
@@ -32,8 +34,13 @@ from ansible_collections.sunset.crm.plugins.module_utils._vault import (
 )
 from ansible_collections.sunset.crm.plugins.module_utils._vault_scratch import Feed, Scratch
 
-SERVERS = {"postgresql": _vault_postgresql, "mariadb": _vault_mariadb}
-CLASSES = {"postgresql": _vault_postgresql.Postgresql, "mariadb": _vault_mariadb.Mariadb}  # type: Dict[str, Any]
+SERVERS = {"postgresql": _vault_postgresql, "mariadb": _vault_mariadb, "sqlite": _vault_sqlite, "redis": _vault_redis}
+CLASSES = {
+    "postgresql": _vault_postgresql.Postgresql,
+    "mariadb": _vault_mariadb.Mariadb,
+    "sqlite": _vault_sqlite.Sqlite,
+    "redis": _vault_redis.Redis,
+}  # type: Dict[str, Any]
 MEMORY_LIMIT = 256 << 20
 SHOWN = 100
 

@@ -8,12 +8,16 @@ module: database_dump
 short_description: Make a copy of a database that can be proven later
 version_added: 0.1.0
 description:
-  - Dumps one PostgreSQL or MariaDB database with the server's own tools into a staging directory, with the roles or accounts
+  - Copies one PostgreSQL, MariaDB, SQLite or Redis database into a staging directory, with the roles or accounts
     that belong to it, and a fingerprint of its content (rows and a hash for each table, a digest for each object).
   - Every stage of the pipe is looked at. The dump is digested before and after compression, synced, read back from the disk,
     and only then gets its name. An exit code of 0 alone counts for nothing.
   - The fingerprint and the dump show the same content. On PostgreSQL they come from one exported snapshot, on MariaDB the
     fingerprint is taken before and after and must be equal. C(result.source.consistency) says which.
+  - A SQLite database is read in one transaction, checked by its own C(integrity_check), and copied by its online backup. The source
+    is never written to; what a crash left unfinished is finished in the copy. An encrypted file is refused.
+  - Of Redis every key is read once, by its own protocol. Keys without expiry must be the same in a second reading. How many lists,
+    streams and sorted sets there are, and how long, is said in C(result.source.queues); their names stand in the copy only.
   - FLOAT columns of MariaDB, which a text dump silently changes, are exported as exact values.
   - The work is done by a detached job. A second run attaches to it, makes a killed one again, and changes nothing where the
     staged copy is whole and the database still has the same fingerprint.
@@ -25,10 +29,10 @@ options:
   engine:
     description: The kind of server. Others are refused.
     type: str
-    choices: [postgresql, mariadb]
+    choices: [postgresql, mariadb, sqlite, redis]
     required: true
   database:
-    description: Name of the database.
+    description: Name of the database. For SQLite the absolute path of its file, for Redis V(all).
     type: str
     required: true
   port:
@@ -36,7 +40,13 @@ options:
       - Port that tells this server from others on the host. The connection itself is by the local socket.
     type: int
   socket:
-    description: Directory (PostgreSQL) or file (MariaDB) of the server's socket, if it is not at the client's default place.
+    description: Directory (PostgreSQL) or file (MariaDB, Redis) of the server's socket, if it is not at the client's default place.
+    type: path
+  config:
+    description: Redis only. Its configuration file, whose C(requirepass) is used, if it is not at the usual place.
+    type: path
+  password_file:
+    description: Redis only. A file of mode 0600 that holds nothing but the password, where the configuration does not tell it.
     type: path
   staging:
     description:
@@ -70,7 +80,7 @@ attributes:
     description: Returns before and after in the evidence instead.
     support: none
 notes:
-  - Runs as root and connects by peer or socket authentication, as C(postgres) or as MariaDB's C(root). No password is used.
+  - Runs as root and connects by peer or socket authentication, as C(postgres) or as MariaDB's C(root), without a password.
   - The free space of O(staging) is checked against the size of the data before anything is started.
 seealso:
   - module: sunset.crm.vault_pull
@@ -147,10 +157,12 @@ def main():
     rec = Recorded(
         argument_spec=dict(
             _preserve.OPTIONS,
-            engine={"type": "str", "choices": ["postgresql", "mariadb"], "required": True},
+            engine={"type": "str", "choices": ["postgresql", "mariadb", "sqlite", "redis"], "required": True},
             database={"type": "str", "required": True},
             port={"type": "int"},
             socket={"type": "path"},
+            config={"type": "path"},
+            password_file={"type": "path"},
         ),
         object_lock="copy",
     )

@@ -25,7 +25,7 @@ FREE = {
 }  # fmt: skip
 # What says where a module looks: from the item's declaration (C(sunset_items)), or the module's default.
 PLANNED = {
-    "database_dump": ("socket", "direct"),
+    "database_dump": ("socket", "direct", "config", "password_file"),
     "filestore_archive": ("direct",),
     "session_end": ("socket",),
     "web_closed": ("unit",),

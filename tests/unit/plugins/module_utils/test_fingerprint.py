@@ -70,8 +70,8 @@ def test_what_cannot_be_compared_is_refused(changes):
 
 
 def test_unknown_engine_is_refused_by_name():
-    with pytest.raises(ValueError, match="sqlite"):
-        _fingerprint.open_session("sqlite", "crm")
+    with pytest.raises(ValueError, match="oracle"):
+        _fingerprint.open_session("oracle", "crm")
 
 
 @pytest.mark.parametrize(
