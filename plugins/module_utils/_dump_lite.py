@@ -10,9 +10,8 @@ only SQLite's online backup brings them together. The source itself is never wri
 import contextlib
 import os
 import stat
-from typing import Any, Dict  # noqa: F401
 
-from ansible_collections.sunset.crm.plugins.module_utils import _fingerprint, _fingerprint_lite, _sqlclient, _stream
+from ansible_collections.sunset.crm.plugins.module_utils import _filestore, _fingerprint, _fingerprint_lite, _sqlclient, _stream
 
 MAGIC = b"SQLite format 3\0"
 PARTS = ("", "-wal", "-journal")
@@ -56,23 +55,8 @@ def application_id(path):
 
 
 def identity(path):
-    """Who the file is. The file system's own number is added where udev knows one."""
-    found = os.stat(path)
-    known = {"path": path, "inode": found.st_ino, "application_id": application_id(path)}  # type: Dict[str, Any]
-    number = filesystem_uuid(found.st_dev)
-    if number:
-        known["filesystem"] = number
-    return known
-
-
-def filesystem_uuid(device, folder="/dev/disk/by-uuid"):
-    try:
-        for name in os.listdir(folder):
-            if os.stat(os.path.join(folder, name)).st_rdev == device:
-                return name
-    except OSError:
-        pass
-    return None
+    """Who the file is."""
+    return dict(_filestore.identity(path), application_id=application_id(path))
 
 
 def size(path):
@@ -103,11 +87,11 @@ def specification(spec):
     problem = declared_problem(path)
     if problem:
         raise _sqlclient.SqlError(problem)
-    if _fingerprint_lite.sqlite3 is None:
+    if not _fingerprint_lite.VERSION:
         raise _sqlclient.SqlError("this host's Python has no sqlite3 module; install its package")
     spec["identity"] = identity(path)
     spec["client"] = None
-    spec["versions"] = {"sqlite": _fingerprint_lite.sqlite3.sqlite_version}
+    spec["versions"] = {"sqlite": _fingerprint_lite.VERSION}
     return spec, 2 * size(path)  # the picture, and the stream where nothing compresses
 
 
@@ -173,16 +157,7 @@ def picture(session, path, target):
     no online backup that could tell the one state from the other."""
     os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
     if hasattr(session.connection, "backup"):
-        sqlite3 = _fingerprint_lite.sqlite3
-        copy = sqlite3.connect(target, isolation_level=None)
-        try:
-            copy.execute("PRAGMA journal_mode = OFF")
-            copy.execute("PRAGMA synchronous = OFF")
-            session.connection.backup(copy)
-        except sqlite3.Error as error:
-            raise _sqlclient.SqlError("SQLite's online backup of {0}: {1}".format(path, error))
-        finally:
-            copy.close()
+        _fingerprint_lite.backup(session, target)
         return True
     before = session.rows("PRAGMA data_version")
     lift(path, target, ("", "-wal"))

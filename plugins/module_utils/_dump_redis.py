@@ -15,7 +15,7 @@ import shlex
 import stat
 from typing import Any, Dict, List  # noqa: F401
 
-from ansible_collections.sunset.crm.plugins.module_utils import _fingerprint, _fingerprint_redis, _sqlclient
+from ansible_collections.sunset.crm.plugins.module_utils import _canonical, _fingerprint, _fingerprint_redis, _sqlclient
 
 FORMAT = "sunset-redis-1"
 CONFIGS = ("/etc/redis/redis.conf", "/etc/redis.conf", "/etc/valkey/valkey.conf", "/etc/redis/default.conf.d/redis.conf")
@@ -174,7 +174,7 @@ def changed(before, after):
 
 
 def lasting_digest(found):
-    return _fingerprint._canonical.digest([lasting(found), found["catalogue"], found["method"]])
+    return _canonical.digest([lasting(found), found["catalogue"], found["method"]])
 
 
 def unchanged(spec, record):

@@ -22,6 +22,8 @@ try:
 except ImportError:  # some distributions ship Python without it
     sqlite3 = None  # type: ignore[assignment]
 
+# Of the library; empty where there is none.
+VERSION = sqlite3.sqlite_version if sqlite3 else ""
 METHOD = "sha256/128"
 BUSY_SECONDS = 15
 SETTINGS = ("user_version", "application_id", "encoding", "auto_vacuum", "page_size")
@@ -99,6 +101,20 @@ class LiteSession(object):
 
     def __exit__(self, *_exception):
         self.close()
+
+
+def backup(session, target):
+    """SQLite's online backup into the existing, empty file `target`: the state that the session's transaction sees."""
+    try:
+        copy = sqlite3.connect(target, isolation_level=None)
+        try:
+            copy.execute("PRAGMA journal_mode = OFF")
+            copy.execute("PRAGMA synchronous = OFF")
+            session.connection.backup(copy)
+        finally:
+            copy.close()
+    except sqlite3.Error as error:
+        raise SqlError("SQLite's online backup: {0}".format(error))
 
 
 def integrity(session):
@@ -196,7 +212,7 @@ def _take(session, progress):
         catalogue.setdefault(row[0], {})[row[1]] = digest(row)[:32]
     catalogue["setting"] = {name: session.rows("PRAGMA " + name)[0][0] for name in SETTINGS}
     return {
-        "version": sqlite3.sqlite_version,
+        "version": VERSION,
         "method": METHOD,
         "tables": found,
         "derived": {},

@@ -15,11 +15,13 @@ from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from ansible_collections.sunset.crm.plugins.module_utils import (
     _device,
+    _dump_lite,
     _filestore,
     _scheduler,
     _service,
     _sqlclient,
     _survey,
+    _survey_stores,
     _web,
 )
 from ansible_collections.sunset.crm.plugins.module_utils._survey_media import Media
@@ -106,9 +108,10 @@ class Expected(object):
         return answer("yes", identity=identity, media=[dict(identity, device=item["device"])])
 
     def database(self, item: Row) -> Row:
-        looks = {"postgresql": self._postgresql, "mariadb": self._mariadb}
-        if item["engine"] not in looks:
-            return answer("unknown", "found engine %r, expected postgresql or mariadb" % item["engine"])
+        looks = {"postgresql": self._postgresql, "mariadb": self._mariadb, "sqlite": self._sqlite, "redis": self._redis}
+        problem = _survey_stores.unsupported_problem(item)
+        if problem:
+            return answer("unknown", problem)
         try:
             return looks[item["engine"]](item)
         except _sqlclient.SqlError as err:
@@ -161,6 +164,29 @@ class Expected(object):
         found = os.stat(folder)
         identity = {"datadir": folder, "inode": found.st_ino, "uid": found.st_uid, "database": item["database"]}
         return self._answer_for(item, names, places, identity)
+
+    def _sqlite(self, item: Row) -> Row:
+        path = item["database"]
+        problem = _dump_lite.declared_problem(path)
+        if problem:
+            return answer("no", problem)
+        media = self.media.below([path])
+        return answer(
+            "yes", "" if media else "%s lies on no block device that can be seen from here" % path, _dump_lite.identity(path), media
+        )
+
+    def _redis(self, item: Row) -> Row:
+        identity, problem = _survey_stores.redis_facts(item)
+        if problem:
+            return answer("unknown", problem, identity)
+        places = [place for place in (identity["dir"] or item.get("data"),) if place]
+        if not places:
+            return answer("unknown", "the server does not tell where it keeps its data; declare data", identity)
+        wrong = self._lies_where(item, places)
+        if wrong:
+            return answer("no", wrong, identity)
+        media = self.media.below(places)
+        return answer("yes", "" if media else "its data lie on no block device that can be seen", identity, media)
 
 
 PG_DATABASES = "SELECT json_build_array(datname, oid::text) FROM pg_database"

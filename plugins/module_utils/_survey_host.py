@@ -14,7 +14,7 @@ import re
 import socket
 from typing import Any, Callable, Dict, List, Optional, Set, Tuple
 
-from ansible_collections.sunset.crm.plugins.module_utils import _proc, _scheduler, _survey, _survey_media
+from ansible_collections.sunset.crm.plugins.module_utils import _proc, _scheduler, _survey, _survey_media, _survey_stores
 from ansible_collections.sunset.crm.plugins.module_utils._survey_expected import Expected
 
 Row = Dict[str, Any]
@@ -90,7 +90,7 @@ class Findings(object):
     def all(self, seen: Dict[str, Row]) -> List[Row]:
         """seen: what Expected said of each item."""
         found = self.listeners() + self.databases() + self.clusters() + self.cron() + self.timers()
-        found += self.mounts(seen) + self.engines()
+        found += self.mounts(seen) + self.engines() + self.stores()
         return sorted(found, key=lambda one: str(one["id"]))
 
     def listeners(self) -> List[Row]:
@@ -215,3 +215,9 @@ class Findings(object):
                 what = "%s is here (%s); its guests are in no item of this host" % (name, ", ".join(signs))
                 found.append(_survey.finding("service", name, what))
         return found
+
+    def stores(self) -> List[Row]:
+        running = _survey_stores.processes(_proc.init_cgroup())
+        found = _survey_stores.judge_unsupported({command for _pid, command, _unit in running})
+        found += _survey_stores.undeclared_redis(self.items, running)
+        return found + _survey_stores.undeclared_sqlite(self.items, running)

@@ -65,7 +65,7 @@ class Sqlite(object):
 
     def __init__(self, scratch, source):
         # type: (Scratch, Dict[str, Any]) -> None
-        if _fingerprint_lite.sqlite3 is None:
+        if not _fingerprint_lite.VERSION:
             raise VaultError("the Python of this vault has no sqlite3 module; install its package", verdict="unknown")
         self.scratch, self.source = scratch, source
         self.not_restored = []  # type: List[str]
