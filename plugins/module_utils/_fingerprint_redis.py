@@ -196,13 +196,21 @@ def stream(session, key):
         if "no such key" in str(error):
             return None, 0
         raise
-    groups = []
-    for group in told[b"groups"]:
-        facts = dict(pairs(group))
-        consumers = sorted([one[b"name"], sorted(one[b"pel"])] for one in (dict(pairs(row)) for row in facts[b"consumers"]))
-        groups.append([facts[b"name"], facts[b"last-delivered-id"], sorted(facts[b"pel"]), consumers])
-    kept = [told[b"length"], told[b"last-generated-id"], told[b"entries"], sorted(groups)]
-    return kept, told[b"length"]
+    try:
+        groups = [stream_group(dict(pairs(one))) for one in told[b"groups"]]
+        return [told[b"length"], told[b"last-generated-id"], told[b"entries"], sorted(groups)], told[b"length"]
+    except KeyError as error:
+        raise ValueError("this Redis {0} describes a stream without {1}; it cannot be compared".format(session.version, error))
+
+
+def stream_group(facts):
+    consumers = [[one[b"name"], pending(one)] for one in (dict(pairs(row)) for row in facts[b"consumers"])]
+    return [facts[b"name"], facts[b"last-delivered-id"], pending(facts), sorted(consumers)]
+
+
+def pending(facts):
+    """Delivered and not acknowledged: "pending" up to Redis 7.0, "pel" in its documentation and in other versions."""
+    return sorted(facts[b"pending"] if b"pending" in facts else facts[b"pel"])
 
 
 def queues():
