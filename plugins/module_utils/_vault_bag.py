@@ -50,6 +50,7 @@ Then, in an empty folder, for each file (the paths below data/ are kept, so that
     <name>.zst      decompress with: zstd -d       <name>.gz      with: gzip -d
     *.globals.sql   roles: psql, first             *.pgcustom     PostgreSQL custom format: pg_restore -C
     *.users.sql     accounts: mariadb              *.sql          mariadb
+    *.sqlite3       SQLite 3, the file itself      *.redis.jsonl  one JSON line a key; its dump (base64) is for Redis' RESTORE
     *.tar           tar                            *.json[l]      fingerprints and manifests, as text
 
 Were the files the right ones? data/inner-manifest.age holds the SHA-256 of every file after decryption, and of every file

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from ansible_collections.sunset.crm.plugins.plugin_utils import filling, steps
+from ansible_collections.sunset.crm.plugins.plugin_utils import filling, runs, steps
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
 from tests.unit.builders import Book, complete, item_of, make_plan, plan_data
 
@@ -105,6 +105,31 @@ def test_a_way_to_reach_a_thing_comes_from_its_declaration() -> None:
     data = plan_data()
     item_of(data, "database:creme")["expects"]["socket"] = "/run/pg"
     assert filled("database:creme", "database_dump", book=complete(make_plan(data)))["socket"] == "/run/pg"
+
+
+@pytest.mark.parametrize(
+    ("engine", "declared", "work"),
+    [
+        ("sqlite", {"database": "/srv/crm.sqlite3"}, ["database"]),
+        ("redis", {"database": "all", "socket": "/run/r", "config": "/etc/r.conf", "unit": "redis-server.service", "port": 6379},
+         ["database", "database_service"]),
+    ],
+)  # fmt: skip
+def test_an_engine_without_a_server_and_one_that_is_no_sql(engine: str, declared: dict[str, Any], work: list[str]) -> None:
+    data = plan_data()
+    expects = item_of(data, "database:creme")["expects"]
+    expects.pop("unit")
+    expects.pop("port")
+    expects.update(declared, engine=engine)
+    book = complete(make_plan(data))
+    options = filled("database:creme", "database_dump", book=book)
+    assert {name: options.get(name) for name in declared if name != "unit"} == {n: v for n, v in declared.items() if n != "unit"}
+    assert filled("database:creme", "vault_prove", book=book)["proof"] == engine
+    told = {(m["host"], m["place"]): m["items"] for m in runs.members(book.plan, ["main"])}["db1", "estate"]
+    assert [name for name in ("database", "database_service") if "database:creme" in told.get(name, [])] == work
+    if "unit" in declared:
+        stop = filled("database:creme", "service_state", "stopped", book=book)
+        assert stop == {"services": [{"unit": "redis-server.service", "ports": [6379]}]}
 
 
 def test_a_side_that_is_not_declared_is_said() -> None:
