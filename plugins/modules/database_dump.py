@@ -162,7 +162,7 @@ def main():
             port={"type": "int"},
             socket={"type": "path"},
             config={"type": "path"},
-            password_file={"type": "path"},
+            password_file={"type": "path", "no_log": False},
         ),
         object_lock="copy",
     )
