@@ -154,7 +154,7 @@ def test_no_password_in_a_process_or_a_file(world: Vault) -> None:
 
 @ENGINES
 def test_killed_in_the_middle(world: Vault, options: dict[str, Any]) -> None:
-    process = world.start_module("database_dump", **dict(options, rate=50000))
+    process = world.start_module("database_dump", **dict(options, rate=5000))
     world.wait(lambda: any(one.endswith(".part") for one in staged(world, options)))
     world.kill_module()
     process.wait(10)
@@ -184,7 +184,7 @@ def test_a_changed_source_is_copied_again(world: Vault, options: dict[str, Any])
 
 
 def test_a_writer_during_the_redis_dump_is_an_error(world: Vault) -> None:
-    process = world.start_module("database_dump", **dict(REDIS, rate=50000))
+    process = world.start_module("database_dump", **dict(REDIS, rate=20000))
     world.wait(lambda: any(".redis.jsonl" in one for one in staged(world, REDIS)))
     cli(world, "-n", "3", "SADD", "tags", "late")
     out, _err = process.communicate(timeout=120)
