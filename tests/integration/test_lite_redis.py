@@ -213,6 +213,7 @@ def test_a_writer_during_the_sqlite_dump_changes_nothing_in_the_copy(world: Vaul
         (LITE, {"database": "/srv/crm/none.db"}, "does not exist"),
         (LITE, {"database": "/srv/vault"}, "no regular file"),
         (LITE, {"database": "/etc/passwd"}, "SQLCipher"),
+        (LITE, {"direct": "always"}, "made in the staging place"),
         (REDIS, {"database": "0"}, "copied whole"),
         (REDIS, {"port": 6999}, "does not answer"),
         (REDIS, {"config": "/etc/passwd"}, "NOAUTH.*password_file"),
