@@ -144,7 +144,7 @@ def test_no_password_in_a_process_or_a_file(world: Vault) -> None:
     process = world.start_module("database_dump", **dict(REDIS, rate=40000))
     world.wait(lambda: bool(jobs(world)))
     seen = world.shell(
-        "cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ 2>/dev/null | tr '\\0' '\\n' || true; find /srv/queue/.staging -path '*/job-*' -type f -exec cat {} + 2>/dev/null || true"
+        "cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ 2>/dev/null | tr '\\0' '\\n' || true; find /srv/queue/.staging -path '*/job-*' -type f -exec cat {} + 2>/dev/null | LC_ALL=C tr -cd '[:print:]' || true"
     )
     process.communicate(timeout=120)
     assert "_dump_job.py" in seen
