@@ -59,6 +59,7 @@ options:
       - What is done where O(staging) is too small for the copy. That is known, with the number, before anything is started.
       - V(auto) stages the small artefacts only; the large one goes straight from the source through the SSH channel to each vault
         when that pulls, and the source is compared with what it was before. V(never) refuses. V(always) never stages the large one.
+      - For SQLite and Redis always V(never), for their copy is made in O(staging) first.
     type: str
     choices: [auto, never, always]
     default: auto
@@ -172,6 +173,11 @@ def main():
         rec.fail(str(error), verdict="unknown")
     for name, version in sorted(spec.pop("versions").items()):
         rec.tool(name, version)
+    if rec.params["engine"] in _database.OWN:
+        # Their picture is made on the staging medium first: it cannot be read off the source a second time, on the way to a vault.
+        if rec.params["direct"] == "always":
+            rec.fail("direct is 'always'; a copy of {0} is made in the staging place: leave direct out".format(rec.params["engine"]))
+        rec.params["direct"] = "never"
     staging = _staging.Staging(rec.params["staging"], rec.item)
     try:
         _preserve.preserve(rec, staging, spec, lambda record: _database.unchanged(spec, record), size)

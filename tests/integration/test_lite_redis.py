@@ -144,7 +144,7 @@ def test_no_password_in_a_process_or_a_file(world: Vault) -> None:
     process = world.start_module("database_dump", **dict(REDIS, rate=40000))
     world.wait(lambda: bool(jobs(world)))
     seen = world.shell(
-        "cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ 2>/dev/null | tr '\\0' '\\n' || true; cat /srv/queue/.staging/*/job-*/*"
+        "cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ 2>/dev/null | tr '\\0' '\\n' || true; find /srv/queue/.staging -path '*/job-*' -type f -exec cat {} + 2>/dev/null | LC_ALL=C tr -cd '[:print:]' || true"
     )
     process.communicate(timeout=120)
     assert "_dump_job.py" in seen
@@ -213,6 +213,7 @@ def test_a_writer_during_the_sqlite_dump_changes_nothing_in_the_copy(world: Vaul
         (LITE, {"database": "/srv/crm/none.db"}, "does not exist"),
         (LITE, {"database": "/srv/vault"}, "no regular file"),
         (LITE, {"database": "/etc/passwd"}, "SQLCipher"),
+        (LITE, {"direct": "always"}, "made in the staging place"),
         (REDIS, {"database": "0"}, "copied whole"),
         (REDIS, {"port": 6999}, "does not answer"),
         (REDIS, {"config": "/etc/passwd"}, "NOAUTH.*password_file"),

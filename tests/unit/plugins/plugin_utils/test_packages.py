@@ -194,7 +194,14 @@ def test_who_is_asked_in_a_run_of_expiry() -> None:
     book.step("host:db1", "vault_destroy", None, "vault1")
     assert packages.named(Statements([old], {}), book.view(), NOW) == [("db1", "vault1")]
     assert runs.expiring(PLAN, [("db1", "vault1"), ("db1", "elsewhere"), ("nobody", "vault2")]) == [
-        {"host": "vault1", "place": "vault", "items": {"expired": ["host:db1"]}, "tier": 0, "vaults": PLAN.vaults}
+        {
+            "host": "vault1",
+            "place": "vault",
+            "items": {"expired": ["host:db1"]},
+            "tier": 0,
+            "vaults": PLAN.vaults,
+            "all_vaults": PLAN.vaults,
+        }
     ]
 
 
