@@ -26,6 +26,7 @@ import tempfile
 
 from ansible_collections.sunset.crm.plugins.module_utils import (
     _canonical,
+    _credentials,
     _direct,
     _direct_job,
     _dump_lite,
@@ -39,13 +40,16 @@ from ansible_collections.sunset.crm.plugins.module_utils import (
     _fingerprint_pg,
     _fingerprint_redis,
     _job,
+    _reach,
     _sqlclient,
     _staging,
     _stream,
+    _writers,
 )
 
 TRAVELS = (
     _canonical,
+    _credentials,
     _direct,
     _direct_job,
     _dump_lite,
@@ -59,9 +63,11 @@ TRAVELS = (
     _fingerprint_pg,
     _fingerprint_redis,
     _job,
+    _reach,
     _sqlclient,
     _staging,
     _stream,
+    _writers,
 )
 
 
@@ -145,10 +151,22 @@ def open_database(spec):
         socket=spec.get("socket"),
         run_as=spec.get("run_as"),
         client=spec.get("client"),
+        connection=spec.get("connection"),
     )
 
 
-def source_facts(spec, found, consistency):
+# What a fingerprint's method says about the roles or accounts in the copy; the proof compares no more than that.
+ROLES = {
+    _fingerprint_pg.WITHOUT_PASSWORDS: "names, rights and memberships; passwords are not readable by this account",
+    _fingerprint_my.WITHOUT_ACCOUNTS: "not readable by this account; accounts and grants are not in the copy",
+}
+
+
+def roles_kept(method):
+    return next((text for ending, text in ROLES.items() if method.endswith(ending)), "complete")
+
+
+def source_facts(spec, found, consistency, means, writers=None):
     facts = dict(
         _fingerprint.totals(found),
         engine=spec["engine"],
@@ -157,8 +175,12 @@ def source_facts(spec, found, consistency):
         identity=spec["identity"],
         method=found["method"],
         fingerprint_sha256=_fingerprint.digest(found),
+        reach=(spec.get("reach") or {}).get("kind", "local"),
         consistency=consistency,
+        consistency_means=means,
     )
+    if writers is not None:  # a server with accounts of its own and other clients
+        facts.update(roles=roles_kept(found["method"]), writers=writers)
     facts.pop("objects")
     return facts
 
@@ -166,13 +188,15 @@ def source_facts(spec, found, consistency):
 def dump_postgresql(spec, staging, report):
     tools = spec["tools"]
     with open_database(spec) as session:
+        quiet_before = _writers.read("postgresql", session)
         snapshot = session.rows("SELECT json_build_array(pg_export_snapshot())")[0][0]
         report.phase("fingerprint")
         found = _fingerprint.take("postgresql", session, spec["database"], progress=report.objects)
         copy = Copy(staging, short_id(_fingerprint.digest(found)), spec, report)
         argv = _dump_pg.dump_argv(tools["pg_dump"], spec.get("run_as"), session.target, snapshot)
         copy.add("dump", ".pgcustom", _stream.process_chunks(argv, what="pg_dump"))
-    argv = _dump_pg.globals_argv(tools["pg_dumpall"], spec.get("run_as"), session.target)
+    passwords = not found["method"].endswith(_fingerprint_pg.WITHOUT_PASSWORDS)
+    argv = _dump_pg.globals_argv(tools["pg_dumpall"], spec.get("run_as"), session.target, passwords)
     copy.add(
         "globals", ".globals.sql", _stream.ending_with(_stream.process_chunks(argv, what="pg_dumpall"), _dump_pg.GLOBALS_END, "pg_dumpall")
     )
@@ -180,17 +204,25 @@ def dump_postgresql(spec, staging, report):
     # Sequences and roles stand outside the snapshot: they must be the same before and after.
     with open_database(spec) as session:
         values = {name: "{0}/{1}".format(*value) for name, value in _fingerprint_pg.sequences(session).items()}
-        roles = _fingerprint_pg.global_objects(session)
+        roles = _fingerprint_pg.global_objects(session, found["method"])
+        quiet_after = _writers.read("postgresql", session)
     if values != found["catalogue"]["sequence value"] or roles != found["globals"]:
         raise SourceChanged("sequences or roles changed while the dump was made")
-    copy.check({"dump": _dump_pg.reader_argv(tools["pg_restore"])})
-    facts = source_facts(spec, found, "fingerprint and dump in one exported snapshot; sequences and roles equal before and after")
+    copy.check({"dump": spec.get("inside", []) + _dump_pg.reader_argv(tools["pg_restore"])})
+    facts = source_facts(
+        spec,
+        found,
+        "fingerprint and dump in one exported snapshot; sequences and roles equal before and after",
+        "snapshot",
+        _writers.judge("postgresql", quiet_before, quiet_after),
+    )
     return copy.artefacts, facts
 
 
 def dump_mariadb(spec, staging, report):
-    arguments = _sqlclient.mariadb_arguments(spec.get("socket"))
+    arguments = spec["connection"]
     with open_database(spec) as session:
+        quiet_before = _writers.read("mariadb", session)
         report.phase("fingerprint")
         before = _fingerprint.take("mariadb", session, spec["database"], progress=report.objects)
         relations = _fingerprint_my.list_tables(session, spec["database"])
@@ -200,10 +232,12 @@ def dump_mariadb(spec, staging, report):
         for name, kind, _engine in relations
         if kind in ("BASE TABLE", "SYSTEM VERSIONED") and _dump_my.has_inexact(columns.get(name, []))
     ]
-    known = _dump_my.features(tool_help(_dump_my.dumper()))
+    # The accounts come with the copy where they can be read; the fingerprint's method says whether.
+    with_accounts = before["method"] == _fingerprint_my.METHOD
+    known = _dump_my.features(tool_help(spec["inside"] + [_dump_my.dumper()]))
     versioned = [name for name, kind, _engine in relations if kind == "SYSTEM VERSIONED"]
     passes = _dump_my.plan_passes(spec["database"], known, [name for name, _kind, _columns in tables], versioned)
-    if not known["system"]:
+    if with_accounts and not known["system"]:
         raise ValueError(
             "this {0} has no --system=users, so accounts and grants would be lost; use the client tools of MariaDB 10.2.37 or later".format(
                 _dump_my.dumper()
@@ -211,20 +245,28 @@ def dump_mariadb(spec, staging, report):
         )
     copy = Copy(staging, short_id(_fingerprint.digest(before)), spec, report)
     copy.add("dump", ".sql", _dump_my.dump_chunks(arguments, spec["database"], passes, tables))
-    # Account names are utf8 with three bytes. With utf8mb4 the dumper's own query fails where the server was installed with
-    # another collation than utf8mb4_general_ci (error 1267, illegal mix of collations; seen with 10.11).
-    argv = [_dump_my.dumper()] + arguments + ["--default-character-set=utf8", "--system=users", "--insert-ignore"]
-    copy.add("users", ".users.sql", _stream.ending_with(_stream.process_chunks(argv), _dump_my.END, "the dump of the accounts"))
+    if with_accounts:
+        copy.add("users", ".users.sql", account_chunks(arguments))
     copy.add_json("fingerprint", ".fingerprint.json", before)
     report.phase("fingerprint again")
     with open_database(spec) as session:
-        after = _fingerprint.take("mariadb", session, spec["database"], progress=report.objects)
+        after = _fingerprint.take("mariadb", session, spec["database"], before["method"], progress=report.objects)
+        quiet_after = _writers.read("mariadb", session)
+    engines = {name: engine for name, kind, engine in relations if engine and kind != "SEQUENCE"}
     if _fingerprint.digest(before) != _fingerprint.digest(after):
-        changed = sorted({"{0} {1}".format(one["kind"], one["name"]) for one in _fingerprint.compare(before, after)})
-        raise SourceChanged("changed while the dump was made: {0}".format(", ".join(changed[:10])))
+        raise SourceChanged(
+            "changed while the dump was made: {0}".format(", ".join(changed_objects(_fingerprint.compare(before, after), engines)[:10]))
+        )
     copy.check({})
-    facts = source_facts(spec, before, "fingerprint equal before and after the dump")
+    facts = source_facts(
+        spec,
+        before,
+        "fingerprint equal before and after the dump",
+        "equal before and after",
+        _writers.judge("mariadb", quiet_before, quiet_after),
+    )
     facts["exact_export_of"] = len(tables)
+    facts["without_transactions"] = sum(engine not in TRANSACTIONAL for engine in engines.values())
     return copy.artefacts, facts
 
 
@@ -252,7 +294,7 @@ def dump_sqlite(spec, staging, report):
         _dump_lite.discard(target)
     copy.add_json("fingerprint", ".fingerprint.json", found)
     copy.check({})
-    return copy.artefacts, dict(source_facts(spec, found, facts.pop("consistency")), integrity=word, **facts)
+    return copy.artefacts, dict(source_facts(spec, found, facts.pop("consistency"), "snapshot"), integrity=word, **facts)
 
 
 def lite_copy(spec, session, staging, report):
@@ -277,16 +319,39 @@ def dump_redis(spec, staging, report):
     if changed:
         raise SourceChanged("changed while the dump was made: {0}".format(", ".join(changed[:10])))
     copy.check({})
-    facts = source_facts(spec, found, "fingerprint and dump from one reading; keys without expiry equal in a second one")
+    facts = source_facts(
+        spec, found, "fingerprint and dump from one reading; keys without expiry equal in a second one", "equal before and after"
+    )
     facts.update(
         queues=found["notes"]["queues"], rdb_version=found["notes"]["rdb_version"], lasting_sha256=_dump_redis.lasting_digest(found)
     )
     return copy.artefacts, facts
 
 
-def tool_help(tool):
+# --single-transaction shows one picture of these; of every other engine's tables only the equal fingerprints do.
+TRANSACTIONAL = ("InnoDB", "ROCKSDB", "TokuDB")
+
+
+def changed_objects(differences, engines):
+    """What changed, by name; of tables that no snapshot covers, their engine too."""
+    found = set()
+    for one in differences:
+        engine = engines.get(one["name"]) if one["kind"] == "table" else None
+        loose = "" if engine in TRANSACTIONAL + (None,) else " ({0}: no snapshot covers it)".format(engine)
+        found.add("{0} {1}{2}".format(one["kind"], one["name"], loose))
+    return sorted(found)
+
+
+def account_chunks(arguments):
+    # Account names are utf8 with three bytes. With utf8mb4 the dumper's own query fails where the server was installed with
+    # another collation than utf8mb4_general_ci (error 1267, illegal mix of collations; seen with 10.11).
+    argv = [_dump_my.dumper()] + arguments + ["--default-character-set=utf8", "--system=users", "--insert-ignore"]
+    return _stream.ending_with(_stream.process_chunks(argv), _dump_my.END, "the dump of the accounts")
+
+
+def tool_help(words):
     done = subprocess.run(
-        [tool, "--no-defaults", "--help"],
+        words + ["--no-defaults", "--help"],
         stdin=subprocess.DEVNULL,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -330,7 +395,8 @@ def make(spec):
     staging = _direct.place(spec)
     report = Report(spec["directory"])
     try:
-        artefacts, facts = KINDS[spec["kind"]](spec, staging, report)
+        with _reach.opened(spec) as live:
+            artefacts, facts = KINDS[spec["kind"]](live, staging, report)
     except Exception:
         staging.abandon()  # half a copy is of no use, and where the disk is full its room is needed to say so
         raise
@@ -362,7 +428,7 @@ def main():
             "ok": False,
             "error": "{0}. Stop what writes there (services, cron, users), then run the same command again".format(error),
         }
-    except (_stream.StreamError, _sqlclient.SqlError, _filestore.TreeError, ValueError, OSError) as error:
+    except (_stream.StreamError, _sqlclient.SqlError, _filestore.TreeError, _reach.ReachError, ValueError, OSError) as error:
         result = {"ok": False, "error": str(error)}
     os.unlink(reserve)
     _job.write_json_atomic(os.path.join(spec["directory"], "result.json"), result)

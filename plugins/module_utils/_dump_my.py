@@ -5,6 +5,7 @@
 exact values; triggers and events come last, so that none fires while rows are put back."""
 
 import shutil
+from typing import List, Set  # noqa: F401
 
 from ansible_collections.sunset.crm.plugins.module_utils import _fingerprint_my, _sqlclient, _stream
 
@@ -31,18 +32,24 @@ _BYTES = (
 _NUMBERS = ("tinyint", "smallint", "mediumint", "int", "bigint", "decimal")
 
 
-def find_tool(names, which=shutil.which):
+# The tools of the container that the open link leads into (see _reach); empty means this machine's.
+ELSEWHERE = []  # type: List[Set[str]]
+
+
+def find_tool(names, which=None):
+    if which is None:
+        which = ELSEWHERE[-1].__contains__ if ELSEWHERE else shutil.which
     for name in names:
         if which(name):
             return name
-    raise _stream.StreamError("found none of {0} on this machine; the database's own client tools are needed".format(", ".join(names)))
+    raise _stream.StreamError("found none of {0} where the server is; the database's own client tools are needed".format(", ".join(names)))
 
 
-def client(which=shutil.which):
+def client(which=None):
     return find_tool(("mariadb", "mysql"), which)
 
 
-def dumper(which=shutil.which):
+def dumper(which=None):
     return find_tool(("mariadb-dump", "mysqldump"), which)
 
 

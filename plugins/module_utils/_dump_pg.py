@@ -44,8 +44,10 @@ def dump_argv(tool, run_as, target, snapshot):
     ]
 
 
-def globals_argv(tool, run_as, target):
-    return _sqlclient.as_user(run_as) + [tool, "--globals-only", "--no-password", "-d", target]
+def globals_argv(tool, run_as, target, passwords=True):
+    """Only a superuser reads the roles' passwords; without them the roles, their rights and memberships still come."""
+    without = [] if passwords else ["--no-role-passwords"]
+    return _sqlclient.as_user(run_as) + [tool, "--globals-only", "--no-password"] + without + ["-d", target]
 
 
 def reader_argv(tool):
@@ -54,8 +56,9 @@ def reader_argv(tool):
 
 
 IDENTITY = (
-    "SELECT json_build_array(current_setting('server_version'), current_setting('server_version_num')::int, "
-    "(SELECT system_identifier::text FROM pg_control_system()), (SELECT oid::text FROM pg_database WHERE datname = current_database()), "
+    "SELECT json_build_array(version(), current_setting('server_version'), current_setting('server_version_num')::int, "
+    "has_function_privilege('pg_catalog.pg_control_system()', 'EXECUTE'), (SELECT oid::text FROM pg_database WHERE datname = current_database()), "
     "pg_is_in_recovery(), (SELECT coalesce(sum(pg_table_size(c.oid)), 0) FROM pg_class c WHERE c.relkind IN ('r', 'm') "
     "AND c.oid >= 16384) + pg_table_size('pg_largeobject'))"
 )
+SYSTEM_IDENTIFIER = "SELECT json_build_array((SELECT system_identifier::text FROM pg_control_system()))"

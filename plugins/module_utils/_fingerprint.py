@@ -34,11 +34,12 @@ ENGINES = ("postgresql", "mariadb", "sqlite", "redis")
 _EXTRA_ALLOWED = frozenset(["account", "role"])
 
 
-def open_session(engine, database, port=None, socket=None, run_as=None, user=None, client=None):
+def open_session(engine, database, port=None, socket=None, run_as=None, user=None, client=None, connection=None):
     """A session with pinned settings. `socket`: PostgreSQL's socket directory or MariaDB's socket file; None means the default.
 
     `run_as` is the operating system account for peer authentication (only used when we are root): "postgres" for a
-    PostgreSQL source, None for MariaDB and for a throw-away server that trusts its own socket.
+    PostgreSQL source, None for MariaDB and for a throw-away server that trusts its own socket. `connection` (see _reach) stands
+    for port, socket and user where the server is not reached by the local socket.
     """
     if engine == "sqlite":
         return _fingerprint_lite.LiteSession(database)
@@ -46,11 +47,13 @@ def open_session(engine, database, port=None, socket=None, run_as=None, user=Non
         return _fingerprint_redis.RedisSession(port=port, socket=socket)
     if engine == "postgresql":
         session = _sqlclient.PostgresqlSession(
-            database, port=port, socket=socket, run_as=run_as, user=user or "postgres", psql=client or "psql"
+            database, port=port, socket=socket, run_as=run_as, user=user or "postgres", psql=client or "psql", connection=connection
         )  # type: Any
         pins = _fingerprint_pg.PINS  # type: Iterable[str]
     elif engine == "mariadb":
-        session = _sqlclient.MariadbSession(database, socket=socket, run_as=run_as, user=user or "root", client=client or "mariadb")
+        session = _sqlclient.MariadbSession(
+            database, socket=socket, run_as=run_as, user=user or "root", client=client or "mariadb", connection=connection
+        )
         pins = _fingerprint_my.PINS
     else:
         raise ValueError("engine is {0!r}; known are {1}".format(engine, ", ".join(ENGINES)))

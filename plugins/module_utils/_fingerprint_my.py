@@ -20,6 +20,8 @@ PINS = (
     "SET SESSION TRANSACTION ISOLATION LEVEL REPEATABLE READ",
 )
 METHOD = "sha256/64"
+# What an account without rights on the server's own tables can take: it sees no accounts but itself, and no grants but its own.
+WITHOUT_ACCOUNTS = METHOD + " without accounts"
 
 # generation: the expression of a computed column, upper case; "" for an ordinary one.
 Column = collections.namedtuple("Column", "name data_type generation charset")
@@ -78,16 +80,18 @@ def contents_expressions(columns):
 
 
 def take(session, database, method=None, progress=None):
-    if method not in (None, METHOD):
+    if method not in (None, METHOD, WITHOUT_ACCOUNTS):
         raise ValueError("method is {0!r}; MariaDB fingerprints are taken with {1!r}".format(method, METHOD))
+    if method is None:
+        method = METHOD if "SELECT" in privileges(session, "mysql") else WITHOUT_ACCOUNTS
     session.lines("START TRANSACTION WITH CONSISTENT SNAPSHOT")
     try:
-        return _take(session, database, progress)
+        return _take(session, database, method, progress)
     finally:
         session.lines("COMMIT")
 
 
-def _take(session, database, progress):
+def _take(session, database, method, progress):
     here = "= {0}".format(my_literal(database))
     version, found = session.rows(["VERSION()", "DATABASE()"])[0]
     if found != database:
@@ -105,13 +109,28 @@ def _take(session, database, progress):
             engines[engine] = engines.get(engine, 0) + 1
     return {
         "version": version,
-        "method": METHOD,
+        "method": method,
         "tables": tables,
         "derived": {},
-        "catalogue": _catalogue(session, relations, here),
-        "globals": _accounts(session, here),
+        "catalogue": _catalogue(session, relations, here, method == METHOD),
+        "globals": _accounts(session, here) if method == METHOD else {},
         "notes": {"engines": engines},
     }
+
+
+def privileges(session, database):
+    """What this account (and the roles that it has on) may do with a database: on the server, or by a grant on a pattern of names."""
+    account = session.rows(["CURRENT_USER()"])[0][0]
+    user, host = account.rsplit("@", 1)
+    mine = {"'{0}'@'{1}'".format(user, host)}
+    for (role,) in session.rows(["ROLE_NAME"], "FROM information_schema.ENABLED_ROLES"):
+        mine.update(form.format(role) for form in ("'{0}'", "'{0}'@''", "'{0}'@'%'"))
+    rows = session.rows(["GRANTEE", "PRIVILEGE_TYPE"], "FROM information_schema.USER_PRIVILEGES")
+    rows += session.rows(
+        ["GRANTEE", "PRIVILEGE_TYPE"],
+        "FROM information_schema.SCHEMA_PRIVILEGES WHERE {0} LIKE CONVERT(TABLE_SCHEMA USING utf8mb4)".format(my_literal(database)),
+    )
+    return {privilege for grantee, privilege in rows if grantee in mine}
 
 
 def list_tables(session, database):
@@ -169,7 +188,7 @@ def _digest(payload):
     return digest(payload)[:32]
 
 
-def _catalogue(session, relations, here):
+def _catalogue(session, relations, here, with_grants):
     found = {"relation": {}, "sequence": {}, "sequence value": {}}  # type: Dict[str, Dict[str, str]]
     for name, kind, _engine in relations:
         if kind == "VIEW":
@@ -182,6 +201,8 @@ def _catalogue(session, relations, here):
         else:
             found["relation"][name] = _digest(shown)
     for kind, key, fields, source in _OBJECTS:
+        if kind.startswith("grant on") and not with_grants:
+            continue
         rows = session.rows([key] + list(fields), "FROM information_schema.{0} {1}".format(source, here))
         grouped = {}  # type: Dict[str, List[Any]]
         for row in rows:

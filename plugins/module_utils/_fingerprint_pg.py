@@ -73,15 +73,30 @@ LIST_TABLES = (
 )
 
 # Pages may be missing (holes read as zeros) and come back written out, so zero pages are left out and short ones are padded.
-LARGE_OBJECTS = (
+_PAGE = "(current_setting('block_size')::int / 4)"
+_LARGE_OBJECTS = (
     "SELECT json_build_array(m.oid::text, pg_get_userbyid(m.lomowner), " + _acl("m.lomacl", "L", "m.lomowner") + ", "
-    "coalesce((SELECT max(o.pageno::bigint * (current_setting('block_size')::int / 4) + length(o.data)) FROM pg_largeobject o "
-    "WHERE o.loid = m.oid), 0), (SELECT sum(('x' || substr(md5(p.pageno::text || ':' || encode(p.page, 'hex')), 1, 16))"
+    "{size}, (SELECT sum(('x' || substr(md5(p.pageno::text || ':' || encode(p.page, 'hex')), 1, 16))"
     "::bit(64)::bigint::numeric)::text FROM (SELECT o.pageno, "
-    "o.data || decode(repeat('00', current_setting('block_size')::int / 4 - length(o.data)), 'hex') AS page FROM pg_largeobject o "
-    "WHERE o.loid = m.oid) p WHERE p.page <> decode(repeat('00', current_setting('block_size')::int / 4), 'hex'))) "
-    "FROM pg_largeobject_metadata m"
+    "o.data || decode(repeat('00', " + _PAGE + " - length(o.data)), 'hex') AS page FROM {pages}) p "
+    "WHERE p.page <> decode(repeat('00', " + _PAGE + "), 'hex'))) FROM pg_largeobject_metadata m"
 )
+LARGE_OBJECTS = _LARGE_OBJECTS.format(
+    size="coalesce((SELECT max(o.pageno::bigint * " + _PAGE + " + length(o.data)) FROM pg_largeobject o WHERE o.loid = m.oid), 0)",
+    pages="pg_largeobject o WHERE o.loid = m.oid",
+)
+# The pages themselves are for superusers; another account reads each object as a whole, and fails where it may not.
+LARGE_OBJECTS_BY_READING = _LARGE_OBJECTS.format(
+    size="length(lo_get(m.oid))",
+    pages="(SELECT g AS pageno, lo_get(m.oid, g::bigint * " + _PAGE + ", " + _PAGE + ") AS data "
+    "FROM generate_series(0, (length(lo_get(m.oid)) - 1) / " + _PAGE + ") g) o WHERE length(o.data) > 0",
+)
+
+
+def large_objects(session):
+    allowed = session.rows("SELECT json_build_array(has_table_privilege('pg_catalog.pg_largeobject', 'SELECT'))")[0][0]
+    return LARGE_OBJECTS if allowed else LARGE_OBJECTS_BY_READING
+
 
 # kind -> a statement that selects json_build_array(name, whatever describes the object ...)
 CATALOGUE = (
@@ -227,7 +242,6 @@ CATALOGUE = (
         "publication",
         "SELECT json_build_array(quote_ident(p.pubname), p.puballtables, p.pubinsert, p.pubupdate, p.pubdelete) FROM pg_publication p",
     ),
-    ("large object", LARGE_OBJECTS),
     (
         "database",
         "SELECT json_build_array('database', pg_encoding_to_char(d.encoding), d.datcollate, d.datctype, "
@@ -243,13 +257,12 @@ CATALOGUE = (
 )
 
 # Password verifiers are secrets: the artefact of globals carries them, a fingerprint only says whether there is one.
+_ROLE = (
+    "SELECT json_build_array(quote_ident(a.rolname), a.rolsuper, a.rolinherit, a.rolcreaterole, a.rolcreatedb, "
+    "a.rolcanlogin, a.rolreplication, a.rolbypassrls, a.rolconnlimit, a.rolvaliduntil, {0}) FROM {1} a WHERE a.rolname !~ '^pg_'"
+)
 GLOBALS = (
-    (
-        "role",
-        "SELECT json_build_array(quote_ident(a.rolname), a.rolsuper, a.rolinherit, a.rolcreaterole, a.rolcreatedb, "
-        "a.rolcanlogin, a.rolreplication, a.rolbypassrls, a.rolconnlimit, a.rolvaliduntil, a.rolpassword IS NOT NULL) FROM pg_authid a "
-        "WHERE a.rolname !~ '^pg_'",
-    ),
+    ("role", _ROLE.format("a.rolpassword IS NOT NULL", "pg_authid")),
     (
         "membership",
         "SELECT json_build_array(pg_get_userbyid(m.member) || ' in ' || pg_get_userbyid(m.roleid), m.admin_option) "
@@ -261,6 +274,11 @@ GLOBALS = (
         "FROM pg_db_role_setting s, unnest(s.setconfig) AS c(x) WHERE s.setdatabase = 0 AND s.setrole <> 0",
     ),
 )
+
+# An account that is no superuser sees the roles, but not whether they have a password. Its fingerprints say so in their method, so that
+# the copy is looked at in the same way.
+WITHOUT_PASSWORDS = " without role passwords"
+GLOBALS_WITHOUT_PASSWORDS = (("role", _ROLE.format("'not readable'", "pg_roles")),) + GLOBALS[1:]
 
 # Kinds whose expressions PostgreSQL prints otherwise after one trip through a dump, although they mean the same:
 # IN ('a', 'b') on a varchar column moves its casts. Casts, brackets and spaces are left out of their digests.
@@ -308,8 +326,16 @@ def sequences(session, relations=None):
     return {name: session.rows(sequence_statement(schema, relation))[0] for name, schema, relation, kind in relations if kind == "S"}
 
 
-def global_objects(session):
-    return {kind: _objects(session, kind, statement) for kind, statement in GLOBALS}
+def global_objects(session, method):
+    statements = GLOBALS_WITHOUT_PASSWORDS if method.endswith(WITHOUT_PASSWORDS) else GLOBALS
+    return {kind: _objects(session, kind, statement) for kind, statement in statements}
+
+
+def choose_method(session, number):
+    """The best that this server and this account allow."""
+    base = "hashtextextended" if number >= 110000 else "md5"
+    allowed = session.rows("SELECT json_build_array(has_table_privilege('pg_catalog.pg_authid', 'SELECT'))")[0][0]
+    return base if allowed else base + WITHOUT_PASSWORDS
 
 
 def take(session, database, method=None, progress=None):
@@ -318,15 +344,16 @@ def take(session, database, method=None, progress=None):
     )[0]
     if version[2] != database:
         raise ValueError("the session is in database {0!r}, the fingerprint was asked for {1!r}".format(version[2], database))
-    method = method or ("hashtextextended" if version[1] >= 110000 else "md5")
+    method = method or choose_method(session, version[1])
     relations = session.rows(LIST_TABLES)
     holders = [one for one in relations if one[3] in ("r", "m")]
     contents = {"r": {}, "m": {}}  # type: Dict[str, Dict[str, Any]]
     for done, (name, schema, table, kind) in enumerate(holders):
         progress(done, len(holders))
-        rows, hashed = _contents(session, schema, table, kind, method)
+        rows, hashed = _contents(session, schema, table, kind, method.split(" ")[0])
         contents[kind][name] = {"rows": rows, "hash": hashed}
     catalogue = {kind: _objects(session, kind, statement) for kind, statement in CATALOGUE}
+    catalogue["large object"] = _objects(session, "large object", large_objects(session))
     catalogue["sequence"] = _objects(session, "sequence", SEQUENCE_SHAPE)
     catalogue["sequence value"] = {name: "{0}/{1}".format(*value) for name, value in sequences(session, relations).items()}
     return {
@@ -335,7 +362,7 @@ def take(session, database, method=None, progress=None):
         "tables": contents["r"],
         "derived": contents["m"],
         "catalogue": catalogue,
-        "globals": global_objects(session),
+        "globals": global_objects(session, method),
         "notes": {"foreign_tables": sorted(one[0] for one in relations if one[3] == "f")},
     }
 

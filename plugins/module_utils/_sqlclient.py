@@ -1,11 +1,12 @@
 # Copyright: sunset.crm contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""One session with a local database server through its own command-line client.
+"""One session with a database server through its own command-line client.
 
 The machines hold no driver and get none (law 5), so a session is a client process that stays open: pinned settings and an
 exported snapshot belong to a session, not to a query. SQL goes in through stdin, never through argv; the server believes us by
-peer or socket authentication, so there is no password to leak.
+peer or socket authentication, so there is no password to leak. Where there is one (see _reach), the connection names the file
+that holds it.
 """
 
 import binascii
@@ -14,7 +15,7 @@ import json
 import os
 import subprocess
 import tempfile
-from typing import Any, List  # noqa: F401
+from typing import Any, List, Sequence  # noqa: F401
 
 
 class SqlError(Exception):
@@ -29,7 +30,12 @@ def child_environment():
 
 
 def as_user(user):
-    """The argv prefix that runs a client as the server's own account; empty where we are that account already."""
+    """The argv prefix that runs a client as the server's own account; empty where we are that account already.
+
+    A list is such a prefix already: the words that lead into the container of the server.
+    """
+    if isinstance(user, (list, tuple)):
+        return list(user)
     if not user or os.geteuid() != 0:
         return []
     return ["runuser", "-u", user, "--"]
@@ -40,20 +46,38 @@ def conninfo_value(value):
     return "'{0}'".format(value.replace("\\", "\\\\").replace("'", "\\'"))
 
 
-def postgresql_target(database, port=None, socket=None, user="postgres"):
-    """The connection string for psql, pg_dump and pg_restore (a socket directory, never a network address)."""
+def postgresql_target(database, port=None, socket=None, user="postgres", host=None, passfile=None, sslmode=None):
+    """The connection string for psql, pg_dump and pg_restore: a socket directory, or a host and the file of its password."""
     parts = ["dbname=" + conninfo_value(database), "user=" + conninfo_value(user)]
-    if socket:
-        parts.append("host=" + conninfo_value(socket))
+    if socket or host:
+        parts.append("host=" + conninfo_value(host or socket))
     if port:
         parts.append("port={0:d}".format(int(port)))
+    for name, value in (("passfile", passfile), ("sslmode", sslmode), ("connect_timeout", "30" if host else None)):
+        if value:
+            parts.append("{0}={1}".format(name, conninfo_value(value)))
     return " ".join(parts)
 
 
-def mariadb_arguments(socket=None, user="root"):
-    """Connection arguments of every MariaDB tool. --no-defaults comes first: an option file must not redirect us."""
-    arguments = ["--no-defaults", "--protocol=socket", "--user=" + user, "--default-character-set=utf8mb4"]
-    if socket:
+class Arguments(list):
+    """The connection arguments of the MariaDB tools. Every command line is made as [tool] + arguments; where the server is inside a
+    container, that puts the words that lead there before the tool, so that no caller can forget them."""
+
+    before = ()  # type: Sequence[str]
+
+    def __radd__(self, tool):
+        return list(self.before) + list(tool) + list(self)
+
+
+def mariadb_arguments(socket=None, user="root", host=None, port=None, defaults=None, before=()):
+    """Connection arguments of every MariaDB tool. The first one keeps every other option file from redirecting us;
+    `defaults` is the one file that counts, and holds the password."""
+    arguments = Arguments(["--defaults-file=" + defaults] if defaults else ["--no-defaults"])
+    arguments.before = tuple(before)
+    arguments += ["--protocol=" + ("tcp" if host else "socket"), "--user=" + user, "--default-character-set=utf8mb4"]
+    if host:
+        arguments += ["--host=" + host, "--port={0:d}".format(int(port or 3306))]
+    elif socket:
         arguments.append("--socket=" + socket)
     return arguments
 
@@ -147,8 +171,8 @@ class PostgresqlSession(_Session):
 
     engine = "postgresql"
 
-    def __init__(self, database, port=None, socket=None, run_as="postgres", user="postgres", psql="psql"):
-        self.target = postgresql_target(database, port, socket, user)
+    def __init__(self, database, port=None, socket=None, run_as="postgres", user="postgres", psql="psql", connection=None):
+        self.target = connection or postgresql_target(database, port, socket, user)
         argv = as_user(run_as) + [psql, "-X", "-q", "-A", "-t", "-w", "-v", "ON_ERROR_STOP=1", "-d", self.target]
         super(PostgresqlSession, self).__init__(argv)
 
@@ -164,8 +188,8 @@ class MariadbSession(_Session):
 
     engine = "mariadb"
 
-    def __init__(self, database=None, socket=None, run_as=None, user="root", client="mariadb"):
-        argv = as_user(run_as) + [client] + mariadb_arguments(socket, user)
+    def __init__(self, database=None, socket=None, run_as=None, user="root", client="mariadb", connection=None):
+        argv = as_user(run_as) + ([client] + (connection or mariadb_arguments(socket, user)))
         argv += ["--batch", "--skip-column-names", "--unbuffered"]
         super(MariadbSession, self).__init__(argv)
         self.database = database

@@ -9,11 +9,17 @@ short_description: Make a copy of a database that can be proven later
 version_added: 0.1.0
 description:
   - Copies one PostgreSQL, MariaDB, SQLite or Redis database into a staging directory, with the roles or accounts
-    that belong to it, and a fingerprint of its content (rows and a hash for each table, a digest for each object).
+    that belong to it where they can be read, and a fingerprint of its content (rows and a hash for each table, a digest for each object).
   - Every stage of the pipe is looked at. The dump is digested before and after compression, synced, read back from the disk,
     and only then gets its name. An exit code of 0 alone counts for nothing.
   - The fingerprint and the dump show the same content. On PostgreSQL they come from one exported snapshot, on MariaDB the
-    fingerprint is taken before and after and must be equal. C(result.source.consistency) says which.
+    fingerprint is taken before and after and must be equal. C(result.source.consistency) says which, and
+    C(result.source.writers) what the server itself counted meanwhile.
+  - The server is reached by its local socket, over TCP with the credentials that the CRM's own configuration holds, or inside
+    its container (O(reach)). A password is read on the host and stands in one file in memory (mode 0600) while the work goes on; it is
+    in no command line, environment, job specification or log.
+  - An account that does not see the whole database is refused. One that does not see roles, accounts or their passwords is
+    accepted, and C(result.source.roles) says what is not in the copy.
   - A SQLite database is read in one transaction, checked by its own C(integrity_check), and copied by its online backup. The source
     is never written to; what a crash left unfinished is finished in the copy. An encrypted file is refused.
   - Of Redis every key is read once, by its own protocol. Keys without expiry must be the same in a second reading. How many lists,
@@ -27,9 +33,10 @@ options:
     type: str
     required: true
   engine:
-    description: The kind of server. Others are refused.
+    description:
+      - The kind of server, V(postgresql), V(mariadb), V(sqlite) or V(redis). Every other is refused by its name, and so is a server that answers in
+        the place of the declared one.
     type: str
-    choices: [postgresql, mariadb, sqlite, redis]
     required: true
   database:
     description: Name of the database. For SQLite the absolute path of its file, for Redis V(all).
@@ -48,6 +55,61 @@ options:
   password_file:
     description: Redis only. A file of mode 0600 that holds nothing but the password, where the configuration does not tell it.
     type: path
+  reach:
+    description:
+      - How the server is reached. Left out, by its local socket with the server's own account.
+    type: dict
+    suboptions:
+      kind:
+        description:
+          - V(local) the socket; V(tcp) with the credentials of O(reach.config); V(container) with the clients inside the container that
+            serves the database, as its own superuser.
+        type: str
+        choices: [local, tcp, container]
+        default: local
+      host:
+        description: The server's address. Taken from the configuration if left out; where both say it, they must agree.
+        type: str
+      port:
+        description: The server's port. Taken from the configuration if left out; where both say it, they must agree.
+        type: int
+      container:
+        description: Name of the container, on the docker or podman of this host.
+        type: str
+      user:
+        description: The database's superuser inside the container, if it is not what C(POSTGRES_USER) says there.
+        type: str
+      config:
+        description:
+          - The CRM's own configuration. A program (PHP, Django) is never run as root, but as the owner of the file, or as nobody.
+        type: dict
+        suboptions:
+          format:
+            description:
+              - V(suitecrm), V(espocrm), V(dolibarr), V(vtiger) - PHP, which C(php) on this host evaluates, with the overriding files
+                beside it; V(odoo) - INI; V(env) - C(.env) files in Symfony's order with a database URL in O(reach.config.key);
+                V(laravel) - C(.env) with C(DB_*); V(frappe) - C(site_config.json) over the bench's; V(django) - the settings
+                module; V(file) - the operator's own JSON or INI file with the names user, password, host, port, socket,
+                database and sslmode, which must belong to root with mode 0600.
+            type: str
+            choices: [suitecrm, espocrm, dolibarr, vtiger, odoo, env, laravel, frappe, django, file]
+            required: true
+          path:
+            description: The file; for V(django) the directory of C(manage.py).
+            type: path
+            required: true
+          key:
+            description: Name of the variable that holds the database URL, C(DATABASE_URL) if left out.
+            type: str
+          python:
+            description: The Django project's own interpreter.
+            type: path
+          settings:
+            description: The Django project's settings module.
+            type: str
+          alias:
+            description: Which of Django's C(DATABASES), C(default) if left out.
+            type: str
   staging:
     description:
       - Directory for the staged copy. It is made with mode 0700, its parent must exist.
@@ -81,7 +143,10 @@ attributes:
     description: Returns before and after in the evidence instead.
     support: none
 notes:
-  - Runs as root and connects by peer or socket authentication, as C(postgres) or as MariaDB's C(root), without a password.
+  - Runs as root and connects by peer or socket authentication, as C(postgres) or as MariaDB's C(root), if O(reach) is left out.
+  - V(sqlite) and V(redis) are copied on their own host; another O(reach) is refused.
+  - A server that is reached over TCP may not tell who it is. C(result.source.identity.proven) is then V(unknown).
+  - A text in C(.env) that the service's real environment overrides is not seen; use the format V(file) there.
   - The free space of O(staging) is checked against the size of the data before anything is started.
 seealso:
   - module: sunset.crm.vault_pull
@@ -98,6 +163,30 @@ EXAMPLES = r"""
     database: creme
     port: 5432
     staging: /var/lib/postgresql/.sunset-staging
+
+- name: Copy the database of a SuiteCRM on another machine's server, with SuiteCRM's own credentials
+  sunset.crm.database_dump:
+    item: database:suite
+    engine: mariadb
+    database: suitecrm
+    staging: /srv/staging
+    reach:
+      kind: tcp
+      host: db.internal
+      port: 3306
+      config:
+        format: suitecrm
+        path: /var/www/suitecrm/config.php
+
+- name: Copy the database of a stack
+  sunset.crm.database_dump:
+    item: database:espo
+    engine: mariadb
+    database: espocrm
+    staging: /srv/staging
+    reach:
+      kind: container
+      container: espocrm-db
 """
 
 RETURN = r"""
@@ -138,6 +227,16 @@ result:
         method: hashtextextended
         fingerprint_sha256: 2982bdefb82f19963234e3d280125647b477f9671d05fca3142e323a26a05f71
         consistency: fingerprint and dump in one exported snapshot; sequences and roles equal before and after
+        consistency_means: snapshot
+        reach: local
+        roles: complete
+        writers:
+          quiet: "yes"
+          position_kind: lsn
+          position_before: 0/1A2B3C8
+          position_after: 0/1A2B3C8
+          sessions_before: 0
+          sessions_after: 0
 evidence:
   description: What was found, done and found afterwards; goes into the ledger.
   returned: always
@@ -153,17 +252,39 @@ evidence_sha256:
 from ansible_collections.sunset.crm.plugins.module_utils import _database, _preserve, _staging
 from ansible_collections.sunset.crm.plugins.module_utils._recorded import Recorded
 
+CONFIG = {
+    "format": {
+        "type": "str",
+        "choices": ["suitecrm", "espocrm", "dolibarr", "vtiger", "odoo", "env", "laravel", "frappe", "django", "file"],
+        "required": True,
+    },
+    "path": {"type": "path", "required": True},
+    "key": {"type": "str", "no_log": False},
+    "python": {"type": "path"},
+    "settings": {"type": "str"},
+    "alias": {"type": "str"},
+}
+REACH = {
+    "kind": {"type": "str", "choices": ["local", "tcp", "container"], "default": "local"},
+    "host": {"type": "str"},
+    "port": {"type": "int"},
+    "container": {"type": "str"},
+    "user": {"type": "str"},
+    "config": {"type": "dict", "options": CONFIG},
+}
+
 
 def main():
     rec = Recorded(
         argument_spec=dict(
             _preserve.OPTIONS,
-            engine={"type": "str", "choices": ["postgresql", "mariadb", "sqlite", "redis"], "required": True},
+            engine={"type": "str", "required": True},
             database={"type": "str", "required": True},
             port={"type": "int"},
             socket={"type": "path"},
             config={"type": "path"},
             password_file={"type": "path", "no_log": False},
+            reach={"type": "dict", "options": REACH},
         ),
         object_lock="copy",
     )

@@ -113,7 +113,7 @@ def _service_state(item: Item, plan: Plan, view: View, vault: str) -> Options:
 
 def _database_dump(item: Item, plan: Plan, view: View, vault: str) -> Options:
     expects = item["expects"]
-    return {name: expects.get(name) for name in ("engine", "database", "port", "staging")}
+    return {name: expects.get(name) for name in ("engine", "database", "port", "staging", "reach")}
 
 
 def _filestore_archive(item: Item, plan: Plan, view: View, vault: str) -> Options:

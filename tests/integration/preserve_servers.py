@@ -22,9 +22,9 @@ FINGERPRINT = f"""
 import json, sys
 sys.path.insert(0, {LIBRARY!r})
 from ansible_collections.sunset.crm.plugins.module_utils import _fingerprint as f
-engine, database, port, socket = json.load(sys.stdin)
+engine, database, port, socket, method = json.load(sys.stdin)
 with f.open_session(engine, database, port=port, socket=socket, run_as="postgres" if engine == "postgresql" else None) as s:
-    json.dump(f.take(engine, s, database), sys.stdout)
+    json.dump(f.take(engine, s, database, method), sys.stdout)
 """
 
 START = """
@@ -73,8 +73,10 @@ class Servers(HostContainer):
         argv = ["mariadb", "--no-defaults", "--default-character-set=utf8mb4", "-N", "-S", socket]
         return self.run(*argv, stdin=sql)
 
-    def fingerprint(self, engine: str, database: str, port: int | None = None, socket: str | None = None) -> dict[str, Any]:
-        found = json.loads(self.run("python3", "-c", FINGERPRINT, stdin=json.dumps([engine, database, port, socket])))
+    def fingerprint(
+        self, engine: str, database: str, port: int | None = None, socket: str | None = None, method: str | None = None
+    ) -> dict[str, Any]:
+        found = json.loads(self.run("python3", "-c", FINGERPRINT, stdin=json.dumps([engine, database, port, socket, method])))
         assert isinstance(found, dict)
         return found
 
