@@ -28,7 +28,7 @@ PROPERTIES = "Id,ActiveState,SubState,UnitFileState,FragmentPath,DropInPaths,Mai
 # Everything on a host that a shutdown might change, its staging places among it. Left out: what the system writes by itself.
 FILES = (
     "find / \\( -path /proc -o -path /sys -o -path /dev -o -path /run -o -path /tmp -o -path /var/log -o -path /var/cache"
-    " -o -path /var/lib/systemd -o -path /var/lib/nginx -o -path /var/lib/redis -o -path /var/lib/postgresql/15 -o -path /srv/mydata/mysql"
+    " -o -path /var/lib/systemd -o -path /var/lib/nginx -o -path /srv/creme/media/queue -o -path /var/lib/postgresql/15 -o -path /srv/mydata/mysql"
     " -o -path /var/lib/docker \\) -prune -o -type f -not -name '*.pyc' -printf '%p %m %u %s %T@\\n' | LC_ALL=C sort;"
     " find /run /tmp /var/lib -maxdepth 3 -iname '*sunset*'; find /etc/nginx /etc/cron.d /etc/systemd -type f -exec sha256sum {} +"
 )

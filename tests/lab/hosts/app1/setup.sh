@@ -3,11 +3,18 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 # Creme CRM: its project lies in the image, its database on db1, its uploads on the loop medium.
 install -d -o creme -g creme -m 0755 /srv/creme/media /srv/creme/media/upload
+# Its key and its queue lie on the medium too: whatever is preserved has to be on a disk of the plan.
+install -d -o creme -g creme -m 0750 /srv/creme/media/etc
+install -d -o redis -g redis -m 0750 /srv/creme/media/queue
+install -d /etc/systemd/system/redis-server.service.d
+printf '[Service]\nReadWritePaths=/srv/creme/media/queue\n' >/etc/systemd/system/redis-server.service.d/lab.conf
+sed -i 's,^dir .*,dir /srv/creme/media/queue,' /etc/redis/redis.conf
 mkdir -p /srv/legacy-report
 echo 'Nothing to report.' >/srv/legacy-report/index.html
 
-install -o creme -g creme -m 0640 /dev/null /srv/creme/cremeproj/cremeproj/local_settings.py
-cat >/srv/creme/cremeproj/cremeproj/local_settings.py <<S
+install -o creme -g creme -m 0640 /dev/null /srv/creme/media/etc/local_settings.py
+ln -sfn /srv/creme/media/etc/local_settings.py /srv/creme/cremeproj/cremeproj/local_settings.py
+cat >/srv/creme/media/etc/local_settings.py <<S
 DEBUG = False
 SECRET_KEY = '$LAB_DB_PASSWORD-creme'
 DATABASES = {
