@@ -52,6 +52,9 @@ KINDS = {
     "media_wipe": ("medium",),
 }
 
+# What plan_build laid out from the product's profile for the proof of a database.
+FROM_PROFILE = ("readable", "pairs", "allowed_differences")
+
 # Modules whose way back needs what was found before; the others keep it beside the thing itself or need nothing.
 TAKES_FORMER = ("scheduler_state", "service_state", "docker_guests")
 
@@ -202,6 +205,7 @@ def _vault_prove(item: Item, plan: Plan, view: View, vault: str) -> Options:
         "artefacts": _artefacts(item, view),
         "secret": bool(item["expects"].get("secret")),
         "source": seen.result.get("source", {}) if seen else {},
+        **({name: item["expects"][name] for name in FROM_PROFILE if name in item["expects"]} if item["kind"] == "database" else {}),
     }
 
 
