@@ -7,7 +7,9 @@ Private to the collection. Valid for Python 3.6, standard library. An engine is 
 text gives C(select_rows) and takes C(select_csv) as it stands.
 """
 
+import binascii
 import collections
+import os
 import subprocess
 import tempfile
 from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple  # noqa: F401
@@ -31,6 +33,10 @@ class Reader(object):
     engine = ""
     # Whether select_csv prints the word NULL for a row that it could not put together.
     tells_null_rows = False
+
+    def close(self):
+        # type: () -> None
+        """The export is done."""
 
     def tables(self):
         # type: () -> List[Table]
@@ -86,7 +92,8 @@ class Reader(object):
     def number(self, sql):
         # type: (str) -> int
         """The one number that a SELECT gives."""
-        return int(next(iter(self.select_rows([Cell("(%s)" % sql, True)], "")))[0] or 0)
+        ((found,),) = list(self.select_rows([Cell("(%s)" % sql, True)], ""))
+        return int(found or 0)
 
     def find(self, bare):
         # type: (str) -> Optional[Table]
@@ -96,40 +103,93 @@ class Reader(object):
         return None
 
 
-def client_chunks(argv, sql, scratch):
-    # type: (List[str], str, Any) -> Iterator[bytes]
-    """What a database client prints for a script. Its errors stay in the scratch: they may quote rows."""
-    with tempfile.TemporaryFile(dir=scratch.path) as given, tempfile.TemporaryFile(dir=scratch.path) as errors:
-        given.write(sql.encode("utf-8", "surrogateescape"))
-        given.seek(0)
+class Client(object):
+    """One client process for the whole export: a database of hundreds of tables would else start it hundreds of times.
+
+    ending: the statement that prints a word on a line of its own. Each answer ends with a word that nobody could have guessed.
+    What the client complains about stays in the scratch: it may quote rows.
+    """
+
+    def __init__(self, argv, pins, ending, scratch):
+        # type: (List[str], Iterable[str], str, Any) -> None
+        self.argv, self.pins, self.ending, self.scratch = argv, "".join("%s;\n" % pin for pin in pins), ending, scratch
+        self._child = None  # type: Any
+        self._errors = None  # type: Any
+        self._busy = False
+
+    def chunks(self, sql):
+        # type: (str) -> Iterator[bytes]
+        """What the client prints for one statement."""
+        if self._busy:
+            self.close()  # an answer that nobody read to its end stands in the way
+        if self._child is None:
+            self._start()
+        self._busy = True
+        word = "sunset-" + binascii.hexlify(os.urandom(16)).decode("ascii")
+        end, held = word.encode("ascii") + b"\n", b"\n"
+        self._say("%s;\n%s\n" % (sql, self.ending % word))
+        first = True
+        while True:
+            block = os.read(self._child.stdout.fileno(), BLOCK)
+            if not block:
+                self._refuse()
+            held += block
+            if held.endswith(b"\n" + end):
+                rest = held[1 if first else 0 : -len(end)]
+                self._busy = False
+                if rest:
+                    yield rest
+                return
+            if len(held) > len(end) + 1:
+                out, held = held[1 if first else 0 : -len(end) - 1], held[-len(end) - 1 :]
+                first = False
+                if out:
+                    yield out
+
+    def _start(self):
+        # type: () -> None
+        self._errors = tempfile.TemporaryFile(dir=self.scratch.path)
         try:
-            child = subprocess.Popen(
-                argv,
-                stdin=given,
+            self._child = subprocess.Popen(
+                self.argv,
+                stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
-                stderr=errors,
+                stderr=self._errors,
                 env=_sqlclient.child_environment(),
-                cwd=scratch.path,
+                cwd=self.scratch.path,
                 preexec_fn=dies_with_us(9),
             )
         except OSError as exc:
-            raise VaultError("%s cannot be started on the vault: %s" % (argv[0], exc.strerror), verdict="unknown")
-        stream = child.stdout  # type: Any
+            raise VaultError("%s cannot be started on the vault: %s" % (self.argv[0], exc.strerror), verdict="unknown")
+        self._say(self.pins)
+
+    def _say(self, text):
+        # type: (str) -> None
         try:
-            while True:
-                chunk = stream.read(BLOCK)
-                if not chunk:
-                    break
-                yield chunk
-            if child.wait() != 0:
-                errors.seek(0)
-                said = safe_errors(errors.read().decode("utf-8", "replace"))
-                raise VaultError("reading the restored copy: %s ended with code %d: %s" % (argv[0], child.returncode, said), "unknown")
-        finally:
-            if child.poll() is None:
-                child.kill()
-                child.wait()
-            stream.close()
+            self._child.stdin.write(text.encode("utf-8", "surrogateescape"))
+            self._child.stdin.flush()
+        except OSError:
+            self._refuse()
+
+    def _refuse(self):
+        # type: () -> None
+        code = self._child.wait()
+        self._errors.seek(0)
+        said = safe_errors(self._errors.read().decode("utf-8", "replace"))
+        self.close()
+        raise VaultError("reading the restored copy: %s ended with code %d: %s" % (self.argv[0], code, said), verdict="unknown")
+
+    def close(self):
+        # type: () -> None
+        if self._child is not None:
+            self._child.kill()
+            self._child.wait()
+            for stream in (self._child.stdin, self._child.stdout, self._errors):
+                try:
+                    stream.close()
+                except OSError:
+                    pass
+        self._child, self._busy = None, False
 
 
 # --- PostgreSQL ----------------------------------------------------------------------------------------------------
@@ -164,10 +224,8 @@ class PostgresqlReader(Reader):
         # type: (Any, str, Any, Iterable[str]) -> None
         # As a connection string: a database called "a=b" must not be read as a setting.
         user = server.session_arguments(database)["user"]
-        self.argv = server.psql(database)[:-1] + [_sqlclient.postgresql_target(database, user=user)]
-        self.scratch = scratch
-        pins = "".join("%s;\n" % pin for pin in _fingerprint_pg.PINS)
-        self.pins = pins
+        argv = server.psql(database)[:-1] + [_sqlclient.postgresql_target(database, user=user)]
+        self.client = Client(argv, _fingerprint_pg.PINS, "\\echo %s", scratch)
         wanted = set(names)
         with _fingerprint.open_session(self.engine, **server.session_arguments(database)) as session:
             rows, foreign = session.rows(_PG_TABLES), session.rows(_PG_FOREIGN)
@@ -185,6 +243,10 @@ class PostgresqlReader(Reader):
         self._foreign = {}  # type: Dict[str, List[Tuple[List[str], str, List[str]]]]
         for name, other, columns, others in foreign:
             self._foreign.setdefault(name, []).append((columns, other, others))
+
+    def close(self):
+        # type: () -> None
+        self.client.close()
 
     def tables(self):
         # type: () -> List[Table]
@@ -231,8 +293,7 @@ class PostgresqlReader(Reader):
     def select_csv(self, cells, rest, null):
         # type: (Sequence[Cell], str, str) -> Iterable[bytes]
         chosen = ", ".join(one.sql for one in cells)
-        copy = "COPY (SELECT %s %s) TO STDOUT WITH (FORMAT csv, NULL %s);\n" % (chosen, rest, self.literal(null))
-        return client_chunks(self.argv, self.pins + copy, self.scratch)
+        return self.client.chunks("COPY (SELECT %s %s) TO STDOUT WITH (FORMAT csv, NULL %s)" % (chosen, rest, self.literal(null)))
 
     def select_rows(self, cells, rest):
         # type: (Sequence[Cell], str) -> Iterable[Sequence[Optional[str]]]
@@ -251,9 +312,9 @@ class MariadbReader(Reader):
     def __init__(self, server, database, scratch, names):
         # type: (Any, str, Any, Iterable[str]) -> None
         argv = server.argv(server.session_arguments(database)["user"])
-        self.argv = argv + ["--quick", "--raw", "--skip-column-names", "--database=" + database]
-        self.scratch = scratch
-        self.pins = "".join("%s;\n" % pin for pin in _fingerprint_my.PINS) + "SET SESSION group_concat_max_len = 1073741824;\n"
+        argv += ["--quick", "--raw", "--unbuffered", "--skip-column-names", "--database=" + database]
+        pins = _fingerprint_my.PINS + ("SET SESSION group_concat_max_len = 1073741824",)
+        self.client = Client(argv, pins, "SELECT '%s';", scratch)
         wanted = set(names)
         here = "= " + _sqlclient.my_literal(database)
         with _fingerprint.open_session(self.engine, **server.session_arguments(database)) as session:
@@ -287,6 +348,10 @@ class MariadbReader(Reader):
         for (name, _constraint, other), (mine, others) in sorted(foreign.items()):
             if name not in versioned and other not in versioned:
                 self._foreign.setdefault(name, []).append((mine, other, others))
+
+    def close(self):
+        # type: () -> None
+        self.client.close()
 
     def tables(self):
         # type: () -> List[Table]
@@ -353,7 +418,7 @@ class MariadbReader(Reader):
         word = self.literal(null)
         quoted = "CONCAT('\"', REPLACE({0}, '\"', '\"\"'), '\"')"
         chosen = ", ',', ".join("IFNULL(%s, %s)" % (one.sql if one.plain else quoted.format(one.sql), word) for one in cells)
-        return client_chunks(self.argv, "%sSELECT CONCAT(%s) %s;\n" % (self.pins, chosen, rest), self.scratch)
+        return self.client.chunks("SELECT CONCAT(%s) %s" % (chosen, rest))
 
     def select_rows(self, cells, rest):
         # type: (Sequence[Cell], str) -> Iterable[Sequence[Optional[str]]]

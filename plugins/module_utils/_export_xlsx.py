@@ -22,7 +22,7 @@ DIGITS = 15
 def library():
     # type: () -> Any
     try:
-        import xlsxwriter
+        import xlsxwriter  # type: ignore[import-untyped,unused-ignore]
     except ImportError:
         raise VaultError(
             "the Python library XlsxWriter is not on this vault, and the export asks for XLSX; install the package python3-xlsxwriter "

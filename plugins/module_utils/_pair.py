@@ -211,7 +211,7 @@ def verdict(missing, incomplete):
 
 
 def lists(compared):
-    # type: (List[Tuple[str, Compared]]) -> Dict[str, Iterator[bytes]]
+    # type: (List[Tuple[str, Compared]]) -> Dict[str, Iterable[bytes]]
     """The CSV files with names, for the readable export."""
 
     def missing():

@@ -7,6 +7,7 @@ Private to the collection. Valid for Python 3.6, standard library. A verdict is 
 every digest on the way and the whole comparison; whatever kept the comparison from being made is unknown.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -166,18 +167,23 @@ def prove_database(engine, artefacts, source, base, more):
 def read_copy(engine, artefacts, server, scratch, database, copy, more):
     # type: (str, Artefacts, Any, Scratch, str, Dict[str, Any], Dict[str, Any]) -> Dict[str, Any]
     """While the equal copy is up: the pair with its file stores, and everything readable without the application."""
-    readable, pairs, found = more.get("readable") or {}, more.get("pairs") or [], {}  # type: Any, Any, Dict[str, Any]
-    if not (pairs or _vault_readable.wanted(readable)):
+    if not (more.get("pairs") or _vault_readable.wanted(more.get("readable") or {})):
         return {"readable": None}
     counts = {name: one["rows"] for name, one in copy["tables"].items()}
-    reader = _export_sql.READERS[engine](server, database, scratch, counts)
+    with contextlib.closing(_export_sql.READERS[engine](server, database, scratch, counts)) as reader:
+        return read_with(reader, artefacts, scratch, copy, counts, more)
+
+
+def read_with(reader, artefacts, scratch, copy, counts, more):
+    # type: (Any, Artefacts, Scratch, Dict[str, Any], Dict[str, int], Dict[str, Any]) -> Dict[str, Any]
+    readable, pairs, found = more.get("readable") or {}, more.get("pairs") or [], {}  # type: Any, Any, Dict[str, Any]
     compared = []  # type: List[Any]
     if pairs:
         found["pair"], compared = _pair.compare(artefacts.package, reader, pairs, artefacts.open_manifest)
         artefacts.rec.note(act="compared attachment rows with files", verdict=found["pair"]["verdict"])
     found["readable"] = None
     if _vault_readable.wanted(readable):
-        about = {"engine": engine, "version": copy["version"], "fingerprint_sha256": _fingerprint.digest(copy)}
+        about = {"engine": reader.engine, "version": copy["version"], "fingerprint_sha256": _fingerprint.digest(copy)}
         record = _vault_readable.make(
             artefacts.package,
             artefacts.item,
