@@ -34,8 +34,9 @@ def safe_stem(name, used):
     A name that had to be changed carries a digest of the real one, so two tables never share a file.
     """
     plain = re.sub(r"[^a-z0-9._-]", "_", name.lower())[:NAME_LENGTH].strip(".-_") or "table"
-    stem = plain
-    if plain != name or RESERVED.match(plain) or plain in used:
+    # A device is one whatever stands behind the first dot, so the name must begin otherwise.
+    stem = plain = "t-" + plain if RESERVED.match(plain) else plain
+    if plain != name or plain in used:
         stem = "%s-%s" % (plain, hashlib.sha256(name.encode("utf-8", "surrogateescape")).hexdigest()[:8])
     number = 2
     while stem in used:

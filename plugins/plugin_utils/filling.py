@@ -31,6 +31,8 @@ PLANNED = {
     "docker_guests": ("socket",),
     "vault_access": ("user", "reader_dir"),
     "media_wipe": ("state_directory",),
+    # Laid out by plan_build from the product's profile.
+    "vault_prove": ("readable", "pairs", "allowed_differences"),
 }
 # The kinds of items that each module is a step for.
 KINDS = {
@@ -51,9 +53,6 @@ KINDS = {
     "vault_prove": DATA_SETS,
     "media_wipe": ("medium",),
 }
-
-# What plan_build laid out from the product's profile for the proof of a database.
-FROM_PROFILE = ("readable", "pairs", "allowed_differences")
 
 # Modules whose way back needs what was found before; the others keep it beside the thing itself or need nothing.
 TAKES_FORMER = ("scheduler_state", "service_state", "docker_guests")
@@ -205,7 +204,6 @@ def _vault_prove(item: Item, plan: Plan, view: View, vault: str) -> Options:
         "artefacts": _artefacts(item, view),
         "secret": bool(item["expects"].get("secret")),
         "source": seen.result.get("source", {}) if seen else {},
-        **({name: item["expects"][name] for name in FROM_PROFILE if name in item["expects"]} if item["kind"] == "database" else {}),
     }
 
 

@@ -45,7 +45,9 @@ ANY_MAPPING = _is(dict, "a mapping")
 
 def _one_of(*words: Any) -> Check:
     return lambda value, place: (
-        [] if value in words and isinstance(value, (str, int)) else [f"{place} is {value!r}; expected one of {', '.join(map(str, words))}"]
+        []
+        if isinstance(value, (str, int)) and not isinstance(value, bool) and value in words
+        else [f"{place} is {value!r}; expected one of {', '.join(map(str, words))}"]
     )
 
 
@@ -222,15 +224,14 @@ def pairs(profile: Profile, database: Facts, filestores: list[Facts]) -> list[Fa
     found = []
     for one in profile.get("attachments", []):
         rows = [{**row, **({"where": _conditions(row["where"])} if "where" in row else {})} for row in one["rows"]]
-        hits = [
-            (store, prefix)
-            for suffix, prefix in _suffixes(one, str(database.get("database", ""))).items()
-            for store in filestores
-            if ("/" + str(store["expects"].get("path", "")).strip("/")).endswith("/" + suffix)
-        ]
+        hits: list[tuple[Facts, str]] = []
+        for suffix, prefix in _suffixes(one, str(database.get("database", ""))).items():
+            # The longest suffix that fits any file store decides.
+            fitting = [store for store in filestores if ("/" + str(store["expects"].get("path", "")).strip("/")).endswith("/" + suffix)]
+            hits = hits or [(store, prefix) for store in fitting]
         if not hits:
             hits = [(store, "") for store in filestores if store["id"] == f"filestore:{one['filestore']}"]
-        if len({store["id"] for store, _prefix in hits[:2]}) != 1:
+        if len(hits) != 1:
             why = "none" if not hits else "several"
             found.append(
                 {

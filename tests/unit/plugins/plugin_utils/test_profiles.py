@@ -124,5 +124,5 @@ def test_a_database_of_no_known_product_is_exported_by_its_tables() -> None:
 
 
 def test_the_proof_is_told_what_the_plan_says() -> None:
-    assert set(filling.FROM_PROFILE) == {"readable", "pairs", "allowed_differences"}
+    assert set(filling.PLANNED["vault_prove"]) == {"readable", "pairs", "allowed_differences"}
     assert survey.profiles is profiles
