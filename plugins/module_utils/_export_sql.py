@@ -17,7 +17,7 @@ from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tupl
 from ansible_collections.sunset.crm.plugins.module_utils import _export, _fingerprint, _fingerprint_my, _fingerprint_pg, _sqlclient
 from ansible_collections.sunset.crm.plugins.module_utils._vault import VaultError
 from ansible_collections.sunset.crm.plugins.module_utils._vault_scratch import dies_with_us, safe_errors
-from ansible_collections.sunset.crm.plugins.module_utils._vault_stream import BLOCK
+from ansible_collections.sunset.crm.plugins.module_utils._vault_pipe import BLOCK
 
 # name: as in the fingerprint. bare: as a profile says it. columns: [Column]. key: names. source: what follows FROM.
 Table = collections.namedtuple("Table", "name bare columns key source")
@@ -428,6 +428,3 @@ class MariadbReader(Reader):
 def _numbers(version):
     # type: (str) -> Tuple[int, ...]
     return tuple(int("".join(c for c in part if c.isdigit()) or 0) for part in version.split("-")[0].split(".")[:3])
-
-
-READERS = {"postgresql": PostgresqlReader, "mariadb": MariadbReader}  # type: Dict[str, Any]

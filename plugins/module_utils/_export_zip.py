@@ -15,7 +15,7 @@ import zipfile
 from typing import Any, Dict, Iterable, List, Tuple  # noqa: F401
 
 from ansible_collections.sunset.crm.plugins.module_utils._vault import VaultError
-from ansible_collections.sunset.crm.plugins.module_utils._vault_stream import BLOCK, Counted, Worker, start, stop, text_tail, write_all
+from ansible_collections.sunset.crm.plugins.module_utils._vault_pipe import BLOCK, Counted, Worker, start, stop, text_tail, write_all
 
 LEVEL = 3
 

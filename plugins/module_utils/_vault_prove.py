@@ -16,6 +16,7 @@ from typing import Any, Dict, List, Optional, Tuple  # noqa: F401
 
 from ansible_collections.sunset.crm.plugins.module_utils import (
     _canonical,
+    _export_lite,
     _export_sql,
     _filestore,
     _fingerprint,
@@ -45,6 +46,12 @@ CLASSES = {
     "mariadb": _vault_mariadb.Mariadb,
     "sqlite": _vault_sqlite.Sqlite,
     "redis": _vault_redis.Redis,
+}  # type: Dict[str, Any]
+# Engines with tables; what a Redis holds is read from its dump.
+READERS = {
+    "postgresql": _export_sql.PostgresqlReader,
+    "mariadb": _export_sql.MariadbReader,
+    "sqlite": _export_lite.LiteReader,
 }  # type: Dict[str, Any]
 MEMORY_LIMIT = 256 << 20
 SHOWN = 100
@@ -167,10 +174,10 @@ def prove_database(engine, artefacts, source, base, more):
 def read_copy(engine, artefacts, server, scratch, database, copy, more):
     # type: (str, Artefacts, Any, Scratch, str, Dict[str, Any], Dict[str, Any]) -> Dict[str, Any]
     """While the equal copy is up: the pair with its file stores, and everything readable without the application."""
-    if not (more.get("pairs") or _vault_readable.wanted(more.get("readable") or {})):
+    if engine not in READERS or not (more.get("pairs") or _vault_readable.wanted(more.get("readable") or {})):
         return {"readable": None}
     counts = {name: one["rows"] for name, one in copy["tables"].items()}
-    with contextlib.closing(_export_sql.READERS[engine](server, database, scratch, counts)) as reader:
+    with contextlib.closing(READERS[engine](server, database, scratch, counts)) as reader:
         return read_with(reader, artefacts, scratch, copy, counts, more)
 
 

@@ -213,7 +213,7 @@ def run(rec):
     whole = bool(artefacts) and _vault_pull.unchanged(seen)
     stored = (read_record(package.stored_path(rec.item)) or {"artefacts": []})["artefacts"]
     more = {}
-    if params["proof"] in _vault_prove.CLASSES:
+    if params["proof"] in _vault_prove.READERS:
         more = {name: params[name] for name in ("readable", "pairs", "allowed_differences")}
         _vault_readable.check(more["readable"])
     asked = _vault_prove.question(params["proof"], stored, params["source"], more.get("allowed_differences", ()))

@@ -6,6 +6,7 @@
 import io
 import json
 import os
+import sqlite3
 import sys
 import zipfile
 
@@ -14,6 +15,7 @@ import pytest
 from ansible_collections.sunset.crm.plugins.module_utils import (
     _export,
     _export_entity,
+    _export_lite,
     _export_sql,
     _export_xlsx,
     _export_zip,
@@ -135,6 +137,40 @@ def test_an_export_that_is_not_the_copy_is_refused(tmp_path, counts, words):
     export = _vault_readable.Export(_export_zip.Archive(io.BytesIO(), 1700000000), reader, str(tmp_path), "\\N", counts)
     with pytest.raises(VaultError, match=words):
         export.tables()
+
+
+def test_sqlite_by_what_its_rows_hold(tmp_path):
+    path = str(tmp_path / "x.db")
+    with sqlite3.connect(path) as made:
+        made.execute("CREATE TABLE t (id integer PRIMARY KEY AUTOINCREMENT, lie integer, f real, b blob, owner int, deleted int)")
+        made.executemany(
+            "INSERT INTO t VALUES (?, ?, ?, ?, ?, ?)",
+            [(1, 5, 0.1, b"\0\xff", 7, 0), (2, "x", None, None, 8, 1), (3, "", 1e999, b"", 9, None)],
+        )
+        made.execute("CREATE TABLE u (id int PRIMARY KEY, login text)")
+        made.execute("INSERT INTO u VALUES (7, 'ann')")
+    made.close()
+
+    class Server(object):
+        def session_arguments(self, _database):
+            return {"database": path}
+
+    reader = _export_lite.LiteReader(Server(), path, None, ["t", "u", "sqlite_sequence"])
+    table = reader.find("t")
+    assert [one.type for one in table.columns] == ["integer", "text", "real", "blob", "integer", "integer"] and table.key == ["id"]
+    stream = io.BytesIO()
+    archive = _export_zip.Archive(stream, 1700000000)
+    export = _vault_readable.Export(archive, reader, str(tmp_path), "\\N", {"t": 3, "u": 1, "sqlite_sequence": 1})
+    export.tables()
+    owner = {"table": "u", "match": {"id": "owner"}, "columns": ["login"]}
+    export.entity("people", {"table": "t", "join": {"owner": owner}, "deleted": {"column": "deleted", "values": ["1"]}}, False)
+    archive.close()
+    reader.close()
+    opened = zipfile.ZipFile(stream)
+    assert opened.read("tables/t.csv").split(b"\r\n")[1:4] == [b"1,5,0.1,AP8=,7,0", b"2,x,\\N,\\N,8,1", b"3,,INF,,9,\\N"]
+    assert [line.split(b",")[-2:] for line in opened.read("entities/people.csv").split(b"\r\n")[1:4]] == [
+        [b"ann", b"false"], [b"\\N", b"true"], [b"\\N", b"false"]]  # fmt: skip
+    assert export.rows == 5 and export.entities == {"people": 3}
 
 
 # --- XLSX ---
