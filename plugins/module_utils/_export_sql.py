@@ -16,8 +16,8 @@ from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tupl
 
 from ansible_collections.sunset.crm.plugins.module_utils import _export, _fingerprint, _fingerprint_my, _fingerprint_pg, _sqlclient
 from ansible_collections.sunset.crm.plugins.module_utils._vault import VaultError
-from ansible_collections.sunset.crm.plugins.module_utils._vault_scratch import dies_with_us, safe_errors
 from ansible_collections.sunset.crm.plugins.module_utils._vault_pipe import BLOCK
+from ansible_collections.sunset.crm.plugins.module_utils._vault_scratch import dies_with_us, safe_errors
 
 # name: as in the fingerprint. bare: as a profile says it. columns: [Column]. key: names. source: what follows FROM.
 Table = collections.namedtuple("Table", "name bare columns key source")
