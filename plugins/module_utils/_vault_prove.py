@@ -392,12 +392,13 @@ def prove_image(artefacts, _source, _base):
 # --- the whole -----------------------------------------------------------------------------------------------------
 
 
-def prove(proof, artefacts, source, base, more):
-    # type: (str, Artefacts, Dict[str, Any], str, Dict[str, Any]) -> Dict[str, Any]
+def prove(proof, artefacts, source, base, more=None):
+    # type: (str, Artefacts, Dict[str, Any], str, Optional[Dict[str, Any]]) -> Dict[str, Any]
+    """more: readable, readable_asked, pairs, allowed_differences (see vault_prove); without it nothing is exported."""
     if os.geteuid() == 0:
         raise VaultError("the proof runs as root; expected the vault's unprivileged user: a restore runs foreign code", "unknown")
     if proof in CLASSES:
-        result = prove_database(proof, artefacts, source, base, more)
+        result = prove_database(proof, artefacts, source, base, more or {"readable": {"tables": False}})
     else:
         result = {"filestore": prove_filestore, "image": prove_image}[proof](artefacts, source, base)
     artefacts.rest()

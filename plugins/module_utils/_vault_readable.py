@@ -14,6 +14,9 @@ from typing import Any, Callable, Dict, Iterable, Iterator, List, Optional, Tupl
 
 from ansible_collections.sunset.crm.plugins.module_utils import _export, _export_entity, _export_sql, _export_xlsx, _export_zip
 from ansible_collections.sunset.crm.plugins.module_utils._vault import (  # noqa: F401
+    DATA,
+    KEYS,
+    RECIPIENTS,
     Package,
     VaultError,
     item_slug,
@@ -48,6 +51,13 @@ def records(package):
     """Records of all readable exports in the package; C(file) is relative to its data directory."""
     found = [read_record(one) for one in sorted(glob.glob(os.path.join(glob.escape(package.state_dir), "*" + SUFFIX)))]
     return [one for one in found if one]
+
+
+def identity_of(package, item):
+    # type: (Package, str) -> str
+    """The identity that opens the data set opens its export."""
+    stored = (read_record(package.stored_path(item)) or {}).get("artefacts", [])
+    return KEYS if any(entry.get("identity") == KEYS for entry in stored) else DATA
 
 
 def wanted(readable):
@@ -246,7 +256,7 @@ def _attempt(package, item, reader, counts, readable, asked, scratch, null, list
     # type: (Package, str, _export_sql.Reader, Dict[str, int], Dict[str, Any], str, str, str, Any, Dict[str, Any]) -> Dict[str, Any]
     target, now = path(package, item), time.time()
     make_directory(os.path.dirname(target))
-    recipient = package.record()["recipient"]
+    recipient = package.record()[RECIPIENTS[identity_of(package, item)]]
     work = os.path.join(scratch, "export")
     if not os.path.isdir(work):
         os.mkdir(work, 0o700)
