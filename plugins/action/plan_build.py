@@ -116,6 +116,7 @@ class ActionModule(ControlAction):
         names = ("estate", "waves", "custodians", "settings", "classified", "control")
         return {
             **{name: args[name] for name in names if name in args},
+            "profiles": [Path(str(args["profile_folder"])).expanduser()] if args.get("profile_folder") else [],
             "vaults": vaults,
             "allowed_signers": signers.read_text(encoding="utf-8"),
         }

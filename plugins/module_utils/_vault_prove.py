@@ -7,6 +7,7 @@ Private to the collection. Valid for Python 3.6, standard library. A verdict is 
 every digest on the way and the whole comparison; whatever kept the comparison from being made is unknown.
 """
 
+import contextlib
 import json
 import os
 import re
@@ -14,13 +15,18 @@ import subprocess
 from typing import Any, Dict, List, Optional, Tuple  # noqa: F401
 
 from ansible_collections.sunset.crm.plugins.module_utils import (
+    _canonical,
+    _export_lite,
+    _export_sql,
     _filestore,
     _fingerprint,
+    _pair,
     _sqlclient,
     _vault_image,
     _vault_mariadb,
     _vault_package,
     _vault_postgresql,
+    _vault_readable,
     _vault_redis,
     _vault_sqlite,
     _vault_stream,
@@ -41,8 +47,15 @@ CLASSES = {
     "sqlite": _vault_sqlite.Sqlite,
     "redis": _vault_redis.Redis,
 }  # type: Dict[str, Any]
+# Engines with tables; what a Redis holds is read from its dump.
+READERS = {
+    "postgresql": _export_sql.PostgresqlReader,
+    "mariadb": _export_sql.MariadbReader,
+    "sqlite": _export_lite.LiteReader,
+}  # type: Dict[str, Any]
 MEMORY_LIMIT = 256 << 20
 SHOWN = 100
+DEPTH = "restored into a throw-away server of the same name and compared table by table"
 
 
 class Artefacts(object):
@@ -92,6 +105,12 @@ class Artefacts(object):
         self.open(entry, take)
         return b"".join(blocks)
 
+    def open_manifest(self, package, item, record, sink):
+        # type: (Package, str, Dict[str, Any], Any) -> None
+        """The manifest of a file store, maybe of another package on this vault, decrypted into sink and checked."""
+        other = Artefacts(package, item, record["artefacts"], self.rec)
+        other.open(other.one("manifest"), sink)
+
     def rest(self):
         # type: () -> None
         """Open what no step of the proof has read: no artefact counts as good because nobody looked."""
@@ -108,8 +127,8 @@ def plain_bytes(entries):
 # --- databases -----------------------------------------------------------------------------------------------------
 
 
-def prove_database(engine, artefacts, source, base):
-    # type: (str, Artefacts, Dict[str, Any], str) -> Dict[str, Any]
+def prove_database(engine, artefacts, source, base, more):
+    # type: (str, Artefacts, Dict[str, Any], str, Dict[str, Any]) -> Dict[str, Any]
     parts, needed = SERVERS[engine], artefacts.one("dump")
     scratch = Scratch(base, artefacts.package, artefacts.item, parts.space_needed(plain_bytes([needed])))
     wanted = source_fingerprint(artefacts, source)
@@ -126,14 +145,17 @@ def prove_database(engine, artefacts, source, base):
         try:
             with _fingerprint.open_session(engine, **server.session_arguments(wanted["database"])) as session:
                 copy = without_own(_fingerprint.take(engine, session, wanted["database"], method=wanted["method"]))
-            differences = _fingerprint.compare(wanted, copy)
+            differences, allowed = allow(_fingerprint.compare(wanted, copy), more.get("allowed_differences") or [])
         except (_sqlclient.SqlError, ValueError, LookupError) as exc:
             raise VaultError("the restored copy could not be compared: %s" % exc, verdict="unknown")
         not_restored = server.not_restored
+        verdict = _fingerprint.verdict(differences)
+        if not_restored and verdict == "equal":
+            verdict = "unknown"
+        extra = read_copy(engine, artefacts, server, scratch, wanted["database"], copy, more) if verdict == "equal" else {}
     totals = _fingerprint.totals(copy)
-    verdict = _fingerprint.verdict(differences)
-    return {
-        "verdict": "unknown" if not_restored and verdict == "equal" else verdict,
+    result = {
+        "verdict": verdict,
         "tables": totals["tables"],
         "rows": totals["rows"],
         "objects": totals["objects"],
@@ -144,8 +166,58 @@ def prove_database(engine, artefacts, source, base):
         "source_version": wanted.get("version"),
         "version_relation": relation(str(wanted.get("version")), str(copy["version"])),
         "fingerprint_sha256": _fingerprint.digest(copy),
-        "depth": "restored into a throw-away server of the same name and compared table by table",
+        "depth": DEPTH + ("; allowed to differ in content: %s" % ", ".join(allowed) if allowed else ""),
     }
+    return dict(result, **extra)
+
+
+def read_copy(engine, artefacts, server, scratch, database, copy, more):
+    # type: (str, Artefacts, Any, Scratch, str, Dict[str, Any], Dict[str, Any]) -> Dict[str, Any]
+    """While the equal copy is up: the pair with its file stores, and everything readable without the application."""
+    if engine not in READERS or not (more.get("pairs") or _vault_readable.wanted(more.get("readable") or {})):
+        return {"readable": None}
+    counts = {name: one["rows"] for name, one in copy["tables"].items()}
+    with contextlib.closing(READERS[engine](server, database, scratch, counts)) as reader:
+        return read_with(reader, artefacts, scratch, copy, counts, more)
+
+
+def read_with(reader, artefacts, scratch, copy, counts, more):
+    # type: (Any, Artefacts, Scratch, Dict[str, Any], Dict[str, int], Dict[str, Any]) -> Dict[str, Any]
+    readable, pairs, found = more.get("readable") or {}, more.get("pairs") or [], {}  # type: Any, Any, Dict[str, Any]
+    compared = []  # type: List[Any]
+    if pairs:
+        found["pair"], compared = _pair.compare(artefacts.package, reader, pairs, artefacts.open_manifest)
+        artefacts.rec.note(act="compared attachment rows with files", verdict=found["pair"]["verdict"])
+    found["readable"] = None
+    if _vault_readable.wanted(readable):
+        about = {"engine": reader.engine, "version": copy["version"], "fingerprint_sha256": _fingerprint.digest(copy)}
+        record = _vault_readable.make(
+            artefacts.package,
+            artefacts.item,
+            reader,
+            counts,
+            readable,
+            more["readable_asked"],
+            scratch.path,
+            (lambda: _pair.lists(compared)) if compared else None,
+            about,
+        )
+        found["readable"] = _vault_readable.told(record)
+        artefacts.rec.note(act="wrote the readable export", tables=record["tables"], rows=record["rows"])
+    return found
+
+
+def allow(differences, allowed):
+    # type: (List[Dict[str, Any]], List[str]) -> Tuple[List[Dict[str, Any]], List[str]]
+    """Take out what the product changes by itself: other content in as many rows of a listed table. (the rest, tables allowed)."""
+    rest, named = [], []
+    for one in differences:
+        table = one["name"][len("public.") :] if one["name"].startswith("public.") else one["name"]
+        if one["kind"] == "table" and one["what"] == "content" and table in allowed:
+            named.append(table)
+        else:
+            rest.append(one)
+    return rest, named
 
 
 def without_own(copy):
@@ -320,12 +392,13 @@ def prove_image(artefacts, _source, _base):
 # --- the whole -----------------------------------------------------------------------------------------------------
 
 
-def prove(proof, artefacts, source, base):
-    # type: (str, Artefacts, Dict[str, Any], str) -> Dict[str, Any]
+def prove(proof, artefacts, source, base, more=None):
+    # type: (str, Artefacts, Dict[str, Any], str, Optional[Dict[str, Any]]) -> Dict[str, Any]
+    """more: readable, readable_asked, pairs, allowed_differences (see vault_prove); without it nothing is exported."""
     if os.geteuid() == 0:
         raise VaultError("the proof runs as root; expected the vault's unprivileged user: a restore runs foreign code", "unknown")
     if proof in CLASSES:
-        result = prove_database(proof, artefacts, source, base)
+        result = prove_database(proof, artefacts, source, base, more or {"readable": {"tables": False}})
     else:
         result = {"filestore": prove_filestore, "image": prove_image}[proof](artefacts, source, base)
     artefacts.rest()
@@ -333,14 +406,36 @@ def prove(proof, artefacts, source, base):
     return result
 
 
-def question(proof, stored, source):
-    # type: (str, List[Dict[str, Any]], Dict[str, Any]) -> Dict[str, Any]
+def question(proof, stored, source, allowed=()):
+    # type: (str, List[Dict[str, Any]], Dict[str, Any], Any) -> Dict[str, Any]
     """What a proof record answers; another question needs another proof."""
-    return {
+    asked = {
         "proof": proof,
         "cipher_sha256": sorted(sha256 for entry in stored for _name, sha256, _size in cipher_files(entry)),
         "source_sha256": source.get("fingerprint_sha256") or source.get("manifest_sha256"),
-    }
+    }  # type: Dict[str, Any]
+    if allowed:
+        asked["allowed_differences"] = sorted(allowed)
+    return asked
+
+
+def readable_question(package, asked, readable, pairs):
+    # type: (Package, Dict[str, Any], Dict[str, Any], List[Dict[str, Any]]) -> str
+    """What the export and the pair's verdict answer: the copy, the options, the manifests of the file stores as they are now."""
+    return _canonical.digest([asked, readable, _pair.asked(package, pairs)])
+
+
+def answered(package, item, record_result, digest, readable, sealed):
+    # type: (Package, str, Dict[str, Any], str, Dict[str, Any], bool) -> bool
+    """Whether an earlier equal proof left all that is asked for: its export whole, its pair compared with the manifests of now.
+
+    A sealed package is what it was when it was sealed: nobody asks it anew.
+    """
+    if sealed:
+        return True
+    if record_result.get("readable_asked") != digest:
+        return False
+    return not _vault_readable.wanted(readable) or _vault_readable.state(package, item, digest) == "whole"
 
 
 def already_proven(package, item, asked):

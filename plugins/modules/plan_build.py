@@ -37,7 +37,9 @@ options:
     type: path
     required: true
   settings:
-    description: C(grace_seconds), C(proofs_required), C(custodians_required), C(acceptance), C(retention).
+    description: >-
+      C(grace_seconds), C(proofs_required), C(custodians_required), C(acceptance), C(retention), C(readable) (C(tables), C(xlsx), C(entities): what
+      is written for readers without the application; an item's own C(readable) goes before).
     type: dict
     default: {}
   classified:
@@ -50,6 +52,9 @@ options:
     type: str
     choices: [dual, single]
     default: dual
+  profile_folder:
+    description: Folder with own profiles of products, looked at before the collection's. What a proof needs of one goes into the plan.
+    type: path
   group:
     description: Inventory group of the estate's hosts.
     type: str

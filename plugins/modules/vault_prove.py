@@ -59,6 +59,25 @@ options:
     description: As in M(sunset.crm.vault_pull).
     type: bool
     default: false
+  readable:
+    description:
+      - What is written for people who have no such application any more, while the proven copy is up. Databases only.
+      - One ZIP, encrypted to the package, with every table as CSV beside a C(datapackage.json) of Frictionless.
+      - C(tables) (default V(true)), C(entities) (from the product's profile), C(xlsx) (default V(true); entities only).
+    type: dict
+    default: {}
+  pairs:
+    description: >-
+      Which rows of the database name files of which file store. Each has C(filestore), C(package), C(rows) and C(unneeded). The rows
+      of the restored copy are compared with the manifest of the file store in its package on this vault. Databases only.
+    type: list
+    elements: dict
+    default: []
+  allowed_differences:
+    description: Tables whose content may differ in as many rows, because the product changes it by itself. What was allowed is named.
+    type: list
+    elements: str
+    default: []
   again:
     description: Make the proof again although an equal one is on record for the same copy.
     type: bool
@@ -148,6 +167,16 @@ result:
       returned: databases
       type: str
       sample: 2b1f03cd3e4de4e4a5b8d4b7c9a04d5cd5c8a8d7f1e1c4c0bd51a1a7b6f9f2aa
+    readable:
+      description: The readable export (file, digests, tables, rows, records of each entity, what is absent); V(null) if none was asked for.
+      returned: databases
+      type: dict
+      sample: {tables: 214, rows: 18342, entities: {contacts: 301}}
+    pair:
+      description: Attachment rows against files (verdict paired, unpaired or unknown; rows, files, missing, orphans). Counts only.
+      returned: databases, where file stores are declared
+      type: dict
+      sample: {verdict: paired, rows: 60, files: 60, missing: 0, orphans: 0}
     artefact_sha256s:
       description: Digests of the staged files that were opened.
       returned: when a comparison was made
@@ -168,7 +197,7 @@ evidence_sha256:
   type: str
 """
 
-from ansible_collections.sunset.crm.plugins.module_utils import _age, _vault_prove, _vault_pull
+from ansible_collections.sunset.crm.plugins.module_utils import _age, _vault_prove, _vault_pull, _vault_readable
 from ansible_collections.sunset.crm.plugins.module_utils._recorded import Recorded
 from ansible_collections.sunset.crm.plugins.module_utils._vault import Package, VaultError, item_slug, read_record
 
@@ -183,8 +212,17 @@ def run(rec):
     seen = _vault_pull.observe(package, rec.item, artefacts)
     whole = bool(artefacts) and _vault_pull.unchanged(seen)
     stored = (read_record(package.stored_path(rec.item)) or {"artefacts": []})["artefacts"]
-    asked = _vault_prove.question(params["proof"], stored, params["source"])
+    more = {}
+    if params["proof"] in _vault_prove.READERS:
+        more = {name: params[name] for name in ("readable", "pairs", "allowed_differences")}
+        _vault_readable.check(more["readable"])
+    asked = _vault_prove.question(params["proof"], stored, params["source"], more.get("allowed_differences", ()))
     known = _vault_prove.already_proven(package, rec.item, asked) if whole and not params["again"] else None
+    sealed = package.record()["state"] in ("sealed", "forgotten")
+    if more:
+        more["readable_asked"] = _vault_prove.readable_question(package, asked, more["readable"], more["pairs"])
+        if known is not None and not _vault_prove.answered(package, rec.item, known, more["readable_asked"], more["readable"], sealed):
+            known = None
     rec.before({"artefacts": seen["artefacts"], "proven": known is not None})
     if known is not None or rec.check_mode:
         rec.after({"artefacts": seen["artefacts"], "proven": known is not None})
@@ -201,7 +239,16 @@ def run(rec):
     for tool in ("zstd", "tar"):
         rec.tool(tool, _vault_prove.tool_version([tool, "--version"]))
     opened = _vault_prove.Artefacts(package, rec.item, stored, rec)
-    result = _vault_prove.prove(params["proof"], opened, params["source"], params["scratch"])
+    earlier = {}
+    if more and sealed:
+        # A sealed package gets nothing new: the copy is proven again, its export is what it was.
+        earlier = (read_record(package.proof_path(rec.item)) or {}).get("result", {})
+        more.update(readable={"tables": False}, pairs=[])
+    elif more:
+        _vault_readable.scrub(package, rec.item)
+        earlier = {"readable_asked": more["readable_asked"]}
+    result = _vault_prove.prove(params["proof"], opened, params["source"], params["scratch"], more)
+    result.update({key: earlier[key] for key in ("readable_asked", "readable", "pair") if key in earlier})
     _vault_prove.keep(package, rec.item, asked, result, params["source"])
     rec.after({"artefacts": seen["artefacts"], "proven": result["verdict"] == "equal"})
     if result["verdict"] != "equal":
@@ -238,6 +285,9 @@ def main():
             source=dict(type="dict", default={}),
             scratch=dict(type="path", default="/dev/shm"),  # noqa: S108 - memory, on purpose
             secret=dict(type="bool", default=False, no_log=False),
+            readable=dict(type="dict", default={}),
+            pairs=dict(type="list", elements="dict", default=[]),
+            allowed_differences=dict(type="list", elements="str", default=[]),
             again=dict(type="bool", default=False),
         ),
         object_lock="vault",

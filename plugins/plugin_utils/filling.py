@@ -31,6 +31,8 @@ PLANNED = {
     "docker_guests": ("socket",),
     "vault_access": ("user", "reader_dir"),
     "media_wipe": ("state_directory",),
+    # Laid out by plan_build from the product's profile.
+    "vault_prove": ("readable", "pairs", "allowed_differences"),
 }
 # The kinds of items that each module is a step for.
 KINDS = {

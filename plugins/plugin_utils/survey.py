@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ansible_collections.sunset.crm.plugins.plugin_utils import profiles
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
 from ansible_collections.sunset.crm.plugins.plugin_utils.plan import DATA_SETS, SCHEMA, wave_of_shared
 
@@ -21,7 +22,7 @@ TELLING = ("serial", "wwid", "inode")
 def build(estate: Facts, hosts: dict[str, Facts]) -> tuple[dict[str, Any], list[str]]:
     """The plan and what stands against it.
 
-    estate: estate, waves, vaults, custodians, settings, allowed_signers, control, classified.
+    estate: estate, waves, vaults, custodians, settings, allowed_signers, control, classified, profiles (folders looked at first).
     hosts: name -> wave, power, reach, items (the inventory's declarations), survey (what host_survey returned, or None), kept
     (items and findings of the last plan, for a host that is proven off).
     The second value names everything expected that is missing or unknown; a plan with such faults must not be written.
@@ -49,6 +50,7 @@ def build(estate: Facts, hosts: dict[str, Facts]) -> tuple[dict[str, Any], list[
         findings += [_finding(host, found, estate.get("classified", [])) for found in survey.get("findings", [])]
     _lay_on_media(items, lacks)
     _share_waves(items, estate["waves"])
+    profiles.lay_out(items, lambda name: profiles.load(name, estate.get("profiles", [])), estate.get("settings", {}), lacks)
     plan = {
         "schema": SCHEMA,
         "estate": estate["estate"],

@@ -25,7 +25,7 @@ PACKAGES = (
     # a host as an operations team knows it
     "systemd,systemd-sysv,dbus,openssh-server,cron,nginx-light,ca-certificates,curl,iproute2,procps,attr,acl,openssl",
     # what the CRM runs on, and what the vault proves copies with
-    "python3,python3-venv,postgresql,mariadb-server,redis-server,age,zstd",
+    "python3,python3-venv,python3-xlsxwriter,postgresql,mariadb-server,redis-server,age,zstd",
 )
 LEFT_OUT = (
     # not read by anything here, a fifth of the image; without llvmjit.so PostgreSQL simply has no JIT
