@@ -197,11 +197,28 @@ def _proof(item: Item, context: Context, vault: str) -> list[Missing]:
 
 
 def _sealed(item: Item, context: Context, vault: str) -> list[Missing]:
-    return [
-        Missing(data_set["id"], f"not proven on the vault {vault}", _again(context))
-        for data_set in context.plan.of(*DATA_SETS, host=item["host"])
-        if vault not in context.view.proven_at(context.plan, data_set)
-    ]
+    found = []
+    for data_set in context.plan.of(*DATA_SETS, host=item["host"]):
+        if vault in context.view.proven_at(context.plan, data_set):
+            found += _paired(data_set, context, vault)
+        else:
+            found.append(Missing(data_set["id"], f"not proven on the vault {vault}", _again(context)))
+    return found
+
+
+def _paired(item: Item, context: Context, vault: str) -> list[Missing]:
+    """Every row of an attachment has its file. A copy may be equal and yet of a source that had lost some: a person has to know."""
+    seen = context.view.get(item["id"], f"proof@{vault}")
+    if not item["expects"].get("pairs") or seen is None or seen.predicted:
+        return []
+    pair = seen.result.get("pair") or {}
+    if pair.get("verdict") == "paired" or waiver("pair", item, context):
+        return []
+    what = f"it is {pair.get('verdict', 'unknown')} whether each row of an attachment has its file"
+    if pair.get("verdict") == "unpaired":
+        what = f"{pair.get('missing')} of {pair.get('rows')} rows of attachments have no file"
+    mend = "mend the source and dump again, or hand in a signed waiver of the gate 'pair' (docs/operator.md, 'Rows without files')"
+    return [Missing(item["id"], f"{what} (vault {vault})", mend)]
 
 
 def proofs_required(plan: Plan) -> int:

@@ -262,7 +262,8 @@ def lay_out(items: list[Facts], load_profile: Callable[[str], Profile], settings
     What the inventory itself says of an item (readable, pairs, allowed_differences) goes before the profile.
     """
     for item in items:
-        if item["kind"] != "database":
+        # What lies in a Redis has no tables: nothing of it is exported or paired.
+        if item["kind"] != "database" or item["expects"].get("engine") == "redis":
             continue
         expects, name = item["expects"], of_database(item, items)
         readable = {"tables": True, "xlsx": True, **settings.get("readable", {}), **expects.get("readable", {})}

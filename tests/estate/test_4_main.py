@@ -17,7 +17,14 @@ from tests.lab import stack
 from tests.lab.layout import VAULTS
 
 POLICIES = {container.service: container.restart for container in stack.CONTAINERS}
-DATA_SETS = {"database:creme", "database:creme-queue", "filestore:creme-uploads", "filestore:creme-keys", "filestore:shop-data", "container:shop"}
+DATA_SETS = {
+    "database:creme",
+    "database:creme-queue",
+    "filestore:creme-uploads",
+    "filestore:creme-keys",
+    "filestore:shop-data",
+    "container:shop",
+}
 
 
 def as_before(untouched: First) -> None:
