@@ -202,7 +202,8 @@ def dump_mariadb(spec, staging, report):
     ]
     known = _dump_my.features(tool_help(_dump_my.dumper()))
     versioned = [name for name, kind, _engine in relations if kind == "SYSTEM VERSIONED"]
-    passes = _dump_my.plan_passes(spec["database"], known, [name for name, _kind, _columns in tables], versioned)
+    plain = _dump_my.plan_plain(relations, columns)
+    passes = _dump_my.plan_passes(spec["database"], known, [name for name, _kind, _columns in tables], versioned, plain)
     if not known["system"]:
         raise ValueError(
             "this {0} has no --system=users, so accounts and grants would be lost; use the client tools of MariaDB 10.2.37 or later".format(
@@ -210,7 +211,7 @@ def dump_mariadb(spec, staging, report):
             )
         )
     copy = Copy(staging, short_id(_fingerprint.digest(before)), spec, report)
-    copy.add("dump", ".sql", _dump_my.dump_chunks(arguments, spec["database"], passes, tables))
+    copy.add("dump", ".sql", _dump_my.dump_chunks(arguments, spec["database"], passes, tables, plain, known))
     # Account names are utf8 with three bytes. With utf8mb4 the dumper's own query fails where the server was installed with
     # another collation than utf8mb4_general_ci (error 1267, illegal mix of collations; seen with 10.11).
     argv = [_dump_my.dumper()] + arguments + ["--default-character-set=utf8", "--system=users", "--insert-ignore"]
