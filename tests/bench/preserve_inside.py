@@ -3,9 +3,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """What the preserve benchmark times, inside its container: one act a process, whose peak of memory is then its own.
 
-    inside.py <act> <JSON of its arguments>     prints JSON: wall, cpu, resident_mib, helper_mib and what the act returns
+inside.py <act> <JSON of its arguments>     prints JSON: wall, cpu, resident_mib, helper_mib and what the act returns
 """
 
+import itertools
 import json
 import os
 import resource
@@ -15,7 +16,7 @@ import time
 import types
 
 sys.path.insert(0, "/opt/sunset-test")
-from ansible_collections.sunset.crm.plugins.module_utils import (  # noqa: E402
+from ansible_collections.sunset.crm.plugins.module_utils import (
     _dump_job,
     _staging,
     _vault_prove,
@@ -52,7 +53,7 @@ class Phases(_dump_job.Report):
     def table(self):
         """[[phase, wall, cpu]]"""
         self.phase("end")
-        return [[one[0], two[1] - one[1], two[2] - one[2]] for one, two in zip(self.seen, self.seen[1:])]
+        return [[one[0], two[1] - one[1], two[2] - one[2]] for one, two in itertools.pairwise(self.seen)]
 
 
 def job(params):
@@ -87,7 +88,9 @@ def encrypt(params):
         facts = _vault_stream.encrypt_to_file(["cat", one["path"]], params["recipient"], target)
         assert (facts["sha256"], facts["bytes"]) == (one["sha256"], one["bytes"])
         _vault_stream.publish(target)
-        entries.append(dict(one, file=os.path.basename(one["path"]), cipher_sha256=facts["cipher_sha256"], cipher_bytes=facts["cipher_bytes"]))
+        entries.append(
+            dict(one, file=os.path.basename(one["path"]), cipher_sha256=facts["cipher_sha256"], cipher_bytes=facts["cipher_bytes"])
+        )
     return {"entries": entries}
 
 

@@ -14,7 +14,7 @@ from tests.integration.host_container import LIBRARY
 
 ROOT = "/srv/vault/packages"
 KEY = "/dev/shm/sunset-vault-906/bench/bench.pull"
-MIB = 1024
+MIB = 512
 
 
 def module(world: Any, name: str, **options: Any) -> dict[str, Any]:
@@ -34,10 +34,22 @@ def prepare(world: Any, recipient: str) -> list[dict[str, Any]]:
     world.shell("install -d -m 0700 /srv/out && head -c %dM /dev/urandom >/srv/out/big && chmod 600 /srv/out/big" % MIB)
     world.module("vault_access", item="host:bench", public_key=key, directories=["/srv/out"])
     # A second key for the peer, which may use sftp.
-    world.shell("runuser -u vault -- ssh-keygen -q -t ed25519 -N '' -f /srv/vault/peer; cat /srv/vault/peer.pub >>/root/.ssh/authorized_keys")
+    world.shell(
+        "runuser -u vault -- ssh-keygen -q -t ed25519 -N '' -f /srv/vault/peer; cat /srv/vault/peer.pub >>/root/.ssh/authorized_keys"
+    )
     digest = world.shell("sha256sum </srv/out/big").split()[0]
     size = MIB << 20
-    return [{"name": "big", "role": "dump", "path": "/srv/out/big", "sha256": digest, "bytes": size, "plain_sha256": digest, "plain_bytes": size}]
+    return [
+        {
+            "name": "big",
+            "role": "dump",
+            "path": "/srv/out/big",
+            "sha256": digest,
+            "bytes": size,
+            "plain_sha256": digest,
+            "plain_bytes": size,
+        }
+    ]
 
 
 def transfer(bench: Any) -> float:
@@ -46,7 +58,9 @@ def transfer(bench: Any) -> float:
     if not hasattr(bench, "artefacts"):
         bench.artefacts = prepare(world, bench.recipient)
     ssh = "-q -i /srv/vault/peer -o StrictHostKeyChecking=no -o UserKnownHostsFile=/dev/null -o Compression=no"
-    script = f"rm -f /srv/vault/peer.big; sftp {ssh} -b - root@127.0.0.1 <<<'get /srv/out/big /srv/vault/peer.big'; sync /srv/vault/peer.big"
+    script = (
+        f"rm -f /srv/vault/peer.big; sftp {ssh} -b - root@127.0.0.1 <<<'get /srv/out/big /srv/vault/peer.big'; sync /srv/vault/peer.big"
+    )
     peer = bench.pipe(script, "vault")["wall"]
     world.shell(f"rm -rf /srv/vault/peer.big {ROOT}/bench/bench/data/* {ROOT}/bench/state/bench/*.stored.json")
     source = {"address": "127.0.0.1", "host_key": world.read("/etc/ssh/ssh_host_ed25519_key.pub").strip()}
