@@ -204,8 +204,13 @@ def main() -> int:
                         continue
                     world.large(wanted.large_gib)
                 act(number)
-    names = [name for name in [*AT_MOST, *AT_LEAST] if any(name.startswith(p) for suite in suites for p in SUITES[suite].split())]
-    bench.samples["resident_mib"] = bench.resident
+    names = [
+        name for name in [*AT_MOST, *AT_LEAST] if any(name.startswith(p) for suite in suites for p in [*SUITES[suite].split(), "resident_"])
+    ]
+    if bench.resident:
+        bench.samples["resident_mib"] = bench.resident
+    else:
+        names.remove("resident_mib")
     if not bench.mydumper:
         bench.samples.pop("my_protected_wall_over_zstd_with_mydumper", None)
     lines = [judge(name, bench.samples.get(name, [])) for name in dict.fromkeys([*names, *bench.samples])]

@@ -75,7 +75,7 @@ def job(params):
 
 
 def shell(params):
-    subprocess.check_call(["bash", "-euo", "pipefail", "-c", params["script"]], env=dict(os.environ, LC_ALL="C"))
+    subprocess.check_call(["bash", "-euo", "pipefail", "-c", params["script"]], stdout=subprocess.DEVNULL, env=dict(os.environ, LC_ALL="C"))
     return {}
 
 

@@ -19,7 +19,9 @@ MIB = 512
 
 def module(world: Any, name: str, **options: Any) -> dict[str, Any]:
     """A module of the vault, as the vault's user."""
-    arguments = dict(options, receipt=make_receipt(name, options["item"], intent="bench", check=False), _ansible_module_name="x")
+    arguments = dict(
+        options, receipt=make_receipt(name, options["item"], intent="bench", check=False), _ansible_module_name=f"sunset.crm.{name}"
+    )
     argv = ["runuser", "-u", "vault", "--", "/usr/bin/python3", f"{LIBRARY}/run.py", name]
     answer: dict[str, Any] = json.loads(world.run(*argv, stdin=json.dumps({"ANSIBLE_MODULE_ARGS": arguments}), check=False))
     assert not answer.get("failed"), answer
