@@ -101,7 +101,11 @@ class Note(object):
 
 def opened(params):
     package = types.SimpleNamespace(
-        root="/srv/vault", estate="bench", name="bench", identity=params["identity"], folder=lambda _item: params["folder"]
+        root="/srv/vault",
+        estate="bench",
+        name="bench",
+        identity_of=lambda _which: params["identity"],
+        folder=lambda _item: params["folder"],
     )
     return _vault_prove.Artefacts(package, params["item"], params["entries"], Note())
 
