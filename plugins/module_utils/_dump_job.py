@@ -236,7 +236,8 @@ def dump_mariadb(spec, staging, report):
     with_accounts = before["method"] == _fingerprint_my.METHOD
     known = _dump_my.features(tool_help(spec["inside"] + [_dump_my.dumper()]))
     versioned = [name for name, kind, _engine in relations if kind == "SYSTEM VERSIONED"]
-    passes = _dump_my.plan_passes(spec["database"], known, [name for name, _kind, _columns in tables], versioned)
+    plain = _dump_my.plan_plain(relations, columns)
+    passes = _dump_my.plan_passes(spec["database"], known, [name for name, _kind, _columns in tables], versioned, plain)
     if with_accounts and not known["system"]:
         raise ValueError(
             "this {0} has no --system=users, so accounts and grants would be lost; use the client tools of MariaDB 10.2.37 or later".format(
@@ -244,7 +245,7 @@ def dump_mariadb(spec, staging, report):
             )
         )
     copy = Copy(staging, short_id(_fingerprint.digest(before)), spec, report)
-    copy.add("dump", ".sql", _dump_my.dump_chunks(arguments, spec["database"], passes, tables))
+    copy.add("dump", ".sql", _dump_my.dump_chunks(arguments, spec["database"], passes, tables, plain, known))
     if with_accounts:
         copy.add("users", ".users.sql", account_chunks(arguments))
     copy.add_json("fingerprint", ".fingerprint.json", before)

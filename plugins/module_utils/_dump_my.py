@@ -2,8 +2,12 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 """MariaDB: what a dump consists of. mariadb-dump prints FLOAT with six digits, so tables that hold one are exported here, from
-exact values; triggers and events come last, so that none fires while rows are put back."""
+exact values; triggers and events come last, so that none fires while rows are put back.
 
+Most tables hold numbers, times and UTF-8 text only. Their rows are dumped over a connection without a character set: the bytes are
+the same (a test compares them), and mariadb-dump, which otherwise looks at each character, takes half the time."""
+
+import re
 import shutil
 from typing import List, Set  # noqa: F401
 
@@ -30,6 +34,12 @@ _BYTES = (
     "geometrycollection",
 )
 _NUMBERS = ("tinyint", "smallint", "mediumint", "int", "bigint", "decimal")
+# In these a byte below 0x80 is never a part of another character, and the connection's utf8mb4 changes nothing.
+_PLAIN_CHARSETS = (None, "utf8mb4", "utf8mb3", "utf8", "ascii")
+_PLAIN_TYPES = _TEXT + _NUMBERS + ("enum", "set", "json", "date", "time", "datetime", "timestamp", "year")
+_PLAIN_NAME = re.compile(r"^[A-Za-z0-9_$][A-Za-z0-9_$ -]*$")
+# A list of names on a command line has an end.
+_MOST_PLAIN = 2000
 
 
 # The tools of the container that the open link leads into (see _reach); empty means this machine's.
@@ -63,8 +73,34 @@ def has_inexact(columns):
     return any(column.data_type in ("float", "double") for column in columns)
 
 
-def plan_passes(database, known, inexact, versioned):
-    """The argument lists of mariadb-dump, in order; the own export of the `inexact` tables stands after the first.
+def is_plain(table, kind, columns):
+    """Whether the rows print to the same bytes with and without a character set on the connection."""
+    if kind != "BASE TABLE" or not columns:
+        return False
+    if not all(_PLAIN_NAME.match(name) for name in [table] + [column.name for column in columns]):
+        return False
+    # --hex-blob goes by the connection's charset: it would print text as hexadecimal too, so tables with bytes are not for this.
+    return all(one.charset in _PLAIN_CHARSETS and one.data_type in _PLAIN_TYPES for one in columns)
+
+
+def plan_plain(relations, columns):
+    """Names of the tables for the quick way. relations: [name, kind, engine]; columns: {name: [Column]}."""
+    return sorted(name for name, kind, _engine in relations if is_plain(name, kind, columns.get(name, [])))[:_MOST_PLAIN]
+
+
+def plain_rows(arguments, database, known, tables):
+    """The rows of `tables`, printed over a connection without a character set, to be read back as the UTF-8 that they are."""
+    extra = ["--default-character-set=binary", "--skip-set-charset", "--single-transaction", "--quick", "--max-allowed-packet=1G"]
+    extra += ["--tz-utc", "--no-create-info", "--skip-triggers"] + (["--skip-dump-date"] if known["skip-dump-date"] else [])
+    what = "{0} (rows of {1} tables)".format(dumper(), len(tables))
+    yield "SET NAMES utf8mb4;\nUSE {0};\n".format(_sqlclient.my_identifier(database)).encode("utf-8")
+    chunks = _stream.process_chunks([dumper()] + arguments + extra + ["--", database] + tables, what=what)
+    for chunk in _stream.ending_with(chunks, END, what):
+        yield chunk
+
+
+def plan_passes(database, known, inexact, versioned, plain=()):
+    """The argument lists of mariadb-dump, in order; the rows of `inexact` and `plain` tables stand before the last.
 
     Raises ValueError naming what this mariadb-dump cannot keep.
     """
@@ -79,11 +115,12 @@ def plan_passes(database, known, inexact, versioned):
     if known["skip-dump-date"]:
         common.append("--skip-dump-date")
     last = ["--databases", database]
-    if not inexact:
+    apart = sorted(inexact) + sorted(plain)
+    if not apart:
         return [common + ["--routines", "--events", "--triggers"] + last]
     structure = common + ["--routines", "--skip-events", "--skip-triggers"]
     ending = common + ["--no-create-db", "--no-create-info", "--no-data", "--skip-routines", "--events", "--triggers"] + last
-    names = ["{0}.{1}".format(database, table) for table in sorted(inexact)]
+    names = ["{0}.{1}".format(database, table) for table in apart]
     if known["ignore-table-data"]:
         return [structure + ["--ignore-table-data=" + name for name in names] + last, ending]
     rows = common + ["--no-create-db", "--no-create-info", "--skip-routines", "--skip-events", "--skip-triggers"]
@@ -178,14 +215,18 @@ def own_rows(arguments, database, tables):
     yield OWN_TAIL.encode("utf-8")
 
 
-def dump_chunks(arguments, database, passes, tables):
-    """The whole dump: the passes of mariadb-dump, each seen to its end, with the own export after the first data."""
-    own_after = len(passes) - 2
+def dump_chunks(arguments, database, passes, tables, plain=(), known=None):
+    """The whole dump: the passes of mariadb-dump, each seen to its end; before the last, whose triggers must find the rows there,
+    the rows that are dumped apart."""
+    rows_after = len(passes) - 2
     for number, extra in enumerate(passes):
         what = "{0} (part {1} of {2})".format(dumper(), number + 1, len(passes))
         chunks = _stream.process_chunks([dumper()] + arguments + extra, what=what)
         for chunk in _stream.ending_with(chunks, END, what):
             yield chunk
-        if tables and number == own_after:
+        if plain and number == rows_after:
+            for chunk in plain_rows(arguments, database, known, list(plain)):
+                yield chunk
+        if tables and number == rows_after:
             for chunk in own_rows(arguments, database, tables):
                 yield chunk

@@ -13,7 +13,7 @@ import subprocess
 from typing import Any, Dict, List, Tuple  # noqa: F401
 
 from ansible_collections.sunset.crm.plugins.module_utils._vault import VaultError
-from ansible_collections.sunset.crm.plugins.module_utils._vault_scratch import Feed, Scratch, stop_server  # noqa: F401
+from ansible_collections.sunset.crm.plugins.module_utils._vault_scratch import Feed, KeptFeed, Scratch, stop_server  # noqa: F401
 from ansible_collections.sunset.crm.plugins.module_utils._vault_stream import clean_environment
 
 # Not "postgres": the source's globals create that role themselves, with its password and settings.
@@ -21,6 +21,11 @@ ROLE = "sunset_proof"
 PORT = 5432
 HOME = "/usr/lib/postgresql"
 BASE_BYTES = 128 << 20
+WAL_BYTES = 160 << 20
+# Each has an index in the making in its memory (maintenance_work_mem).
+MOST_JOBS = 4
+# Before, pg_restore with several jobs cannot read an archive that was written to a pipe.
+PARALLEL_SINCE = 13
 SETTINGS = {
     "listen_addresses": "",
     "unix_socket_permissions": "0700",
@@ -74,7 +79,17 @@ def choose_major(source_version, majors):
 def space_needed(plain_bytes):
     # type: (int) -> int
     """A custom-format dump holds no indexes; three times its plain size and the write-ahead log stand for both."""
-    return BASE_BYTES + 3 * plain_bytes + (160 << 20)
+    return BASE_BYTES + 3 * plain_bytes + WAL_BYTES
+
+
+def jobs(major, needed, free, cores):
+    # type: (int, int, int, int) -> int
+    """How many sessions restore at once. More than one needs the archive as a file, so its size once more in memory;
+    where that is not free, or with an old pg_restore, the stream goes into one session."""
+    archive = max(0, needed - BASE_BYTES - WAL_BYTES) // 3
+    if major < PARALLEL_SINCE or free < needed + archive:
+        return 1
+    return max(1, min(cores, MOST_JOBS))
 
 
 def split_globals(text):
@@ -150,7 +165,17 @@ class Postgresql(object):
 
     def feed(self):
         # type: () -> Feed
-        return Feed(self.scratch, lambda first: restore_argv(first, self), "the restore")
+        found = os.statvfs(self.scratch.path)
+        count = jobs(int(self.bin.split("/")[-2]), self.scratch.needed, found.f_bavail * found.f_frsize, os.cpu_count() or 1)
+
+        def choose(first):
+            # type: (bytes) -> List[str]
+            argv = restore_argv(first, self)
+            if count == 1:
+                return argv
+            return argv + (["-j", str(count)] if first.startswith(b"PGDMP") else ["-f"])
+
+        return (Feed if count == 1 else KeptFeed)(self.scratch, choose, "the restore")
 
     def session_arguments(self, database):
         # type: (str) -> Dict[str, Any]

@@ -20,6 +20,8 @@ from ansible_collections.sunset.crm.plugins.module_utils._vault import VaultErro
 from ansible_collections.sunset.crm.plugins.module_utils._vault_stream import clean_environment
 
 PR_SET_PDEATHSIG = 1
+# As long as a job may take; a restore in one stream has no limit of its own either.
+TIMEOUT = 7 * 86400
 # Messages of a restore that quote what a customer wrote are cut before the quoted part.
 QUOTES_DATA = re.compile(r"(invalid (input|byte)|value|Duplicate entry|Incorrect|Data too long|out of range).*$", re.IGNORECASE)
 STRUCTURE = re.compile(r"error|fatal|panic|could not|cannot|denied|missing|unknown", re.IGNORECASE)
@@ -247,3 +249,42 @@ class Feed(object):
         if self.child is not None and self.child.poll() is None:
             self.child.kill()
             self.child.wait()
+
+
+class KeptFeed(Feed):
+    """A feed whose command gets the whole stream as a file in the scratch, named last on its command line.
+
+    The command starts when the stream has ended, so after its digests were compared; the file is gone when it has.
+    """
+
+    def __init__(self, scratch, choose, what):
+        # type: (Scratch, Callable[[bytes], List[str]], str) -> None
+        super(KeptFeed, self).__init__(scratch, choose, what)
+        self.path = os.path.join(scratch.path, "stream")
+        self.stream = None  # type: Any
+        self.argv = []  # type: List[str]
+
+    def __call__(self, block):
+        # type: (bytes) -> None
+        if self.stream is None:
+            self.argv = self.choose(block) + [self.path]
+            self.stream = open(self.path, "xb")
+        try:
+            self.stream.write(block)
+        except OSError as exc:
+            raise VaultError("the scratch %s cannot take the copy: %s" % (self.scratch.path, exc.strerror), verdict="unknown")
+
+    def finish(self):
+        # type: () -> None
+        if self.stream is None:
+            raise VaultError("%s was given nothing: the artefact is empty" % self.what)
+        self.stream.close()
+        try:
+            self.scratch.run(self.argv, timeout=TIMEOUT)
+        finally:
+            os.unlink(self.path)
+
+    def abandon(self):
+        # type: () -> None
+        if self.stream is not None:
+            self.stream.close()

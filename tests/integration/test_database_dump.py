@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Iterator
 from typing import Any
@@ -72,6 +73,13 @@ CREATE PROCEDURE pr() BEGIN SELECT 1; SELECT 'ü'; END//
 DELIMITER ;
 CREATE EVENT nightly ON SCHEDULE EVERY 1 DAY STARTS '2026-01-01 03:00:00' DO DELETE FROM audit;
 CREATE VIEW vw AS SELECT id, plus(id) AS x FROM leads;
+CREATE TABLE words (id int PRIMARY KEY, w varchar(200), t3 text CHARACTER SET utf8mb3, a char(20) CHARACTER SET ascii,
+    e enum('ä', 'b'), s set('x', 'ü'), js json, d decimal(10,3), at timestamp NULL, dt datetime(6), tm time, y year,
+    twice int AS (id * 2) STORED, low varchar(200) AS (LOWER(w)) VIRTUAL);
+INSERT INTO words (id, w, t3, a, e, s, js, d, at, dt, tm, y) SELECT seq, CONCAT('Zoë 😀 \\ " \' \n\r\t\Z\0 ', seq), CONCAT('é\0', CHAR(seq % 128)), 'a',
+    IF(seq % 2, 'ä', 'b'), 'x,ü', '{"a": "ü\\\\n"}', seq / 7, FROM_UNIXTIME(1600000000 + seq), '2020-02-29 10:00:00.123456', '-10:00:00',
+    2020 FROM seq_1_to_500;
+INSERT INTO words (id, w, e) VALUES (9000, NULL, NULL), (9001, '', 'b');
 CREATE TABLE child (id int, lead int, FOREIGN KEY (lead) REFERENCES leads (id)); INSERT INTO child VALUES (1, 1);
 CREATE USER gone@localhost; CREATE DEFINER = gone@localhost VIEW orphan AS SELECT id FROM child; DROP USER gone@localhost;
 """
@@ -83,7 +91,7 @@ ENGINES = pytest.mark.parametrize("options", [PG, MY], ids=["postgresql", "maria
 
 @pytest.fixture(scope="module")
 def servers() -> Iterator[Servers]:
-    with Servers("sunset-test-dump", "--tmpfs", "/srv/small:size=40m") as host:
+    with Servers(f"sunset-test-dump-{os.getpid()}", "--tmpfs", "/srv/small:size=40m") as host:
         host.psql('CREATE DATABASE "' + PG_NAME.replace('"', '""') + '"')
         host.psql(POSTGRESQL, PG_NAME)
         host.maria(MARIADB)
@@ -144,6 +152,16 @@ def test_mariadb_copy_is_equal_to_the_last_bit(servers: Servers) -> None:
     assert servers.maria("SELECT COUNT(*) FROM `old``crm`.audit", MY_COPY_SOCKET).strip() == "0"
     assert "clerk" in servers.maria("SELECT User FROM mysql.user", MY_COPY_SOCKET)
     assert result["source"]["exact_export_of"] == 2
+
+
+def test_the_quick_way_prints_the_same_bytes(servers: Servers) -> None:
+    """Rows over a connection without a character set: equal to those over utf8mb4, else the dump would say something else."""
+    base = "mariadb-dump --no-defaults -S /run/mysqld/mysqld.sock --skip-set-charset --skip-dump-date --no-create-info --skip-triggers"
+    ways = [servers.shell(f"{base} --default-character-set={way} -- 'old`crm' words child") for way in ("utf8mb4", "binary")]
+    assert ways[0] == ways[1] and "Zoë 😀" in ways[0] and ways[0].count("\n(") == 503
+    dumped = servers.shell(f"zstd -qdc {servers.staged(dump(servers, MY)['result'], 'dump')}")
+    rows = ways[0][ways[0].index("INSERT INTO `words`") :].split(";")[0]
+    assert rows in dumped and dumped.count("INSERT INTO `words`") == 1
 
 
 def test_a_plain_dump_loses_floats_and_the_fingerprint_sees_it(servers: Servers) -> None:

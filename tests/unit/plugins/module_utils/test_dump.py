@@ -25,6 +25,37 @@ def test_triggers_and_events_come_after_the_own_export(ignore):
     assert any("crm.leads" in argument for argument in passes[-2])
 
 
+@pytest.mark.parametrize("inexact", [[], ["leads"]])
+def test_rows_of_plain_tables_are_dumped_apart_and_before_the_triggers(inexact):
+    passes = _dump_my.plan_passes("crm", ALL, inexact, [], ["notes"])
+    assert len(passes) == 2 and "--ignore-table-data=crm.notes" in passes[0] and "--skip-triggers" in passes[0]
+    assert "--no-data" in passes[1] and "--triggers" in passes[1]
+
+
+@pytest.mark.parametrize(
+    "name, kind, column, plain",
+    [
+        ("notes", "BASE TABLE", ("body", "longtext", "", "utf8mb4"), True),
+        ("notes", "BASE TABLE", ("at", "datetime", "", None), True),
+        ("notes", "SYSTEM VERSIONED", ("body", "text", "", "utf8mb4"), False),
+        ("notes", "SEQUENCE", ("body", "bigint", "", None), False),
+        ("notes", "BASE TABLE", ("body", "text", "", "latin1"), False),
+        ("notes", "BASE TABLE", ("body", "text", "", "ucs2"), False),
+        ("notes", "BASE TABLE", ("body", "blob", "", None), False),
+        ("notes", "BASE TABLE", ("flag", "bit", "", None), False),
+        ("notes", "BASE TABLE", ("score", "float", "", None), False),
+        ("notes", "BASE TABLE", ("form", "polygon", "", None), False),
+        ("n\u00f6tes", "BASE TABLE", ("body", "text", "", "utf8mb4"), False),
+        ("--help", "BASE TABLE", ("body", "text", "", "utf8mb4"), False),
+        ("notes", "BASE TABLE", ("b\u00f6dy", "text", "", "utf8mb4"), False),
+        ("no`tes", "BASE TABLE", ("body", "text", "", "utf8mb4"), False),
+    ],
+)
+def test_only_utf8_text_numbers_and_times_are_plain(name, kind, column, plain):
+    columns = {name: [Column("id", "int", "", None), Column(*column)]}
+    assert _dump_my.plan_plain([[name, kind, "InnoDB"]], columns) == ([name] if plain else [])
+
+
 def test_history_that_cannot_be_dumped_is_refused_by_name():
     with pytest.raises(ValueError, match="tables audit keep their history"):
         _dump_my.plan_passes("crm", dict(ALL, **{"dump-history": False}), [], ["audit"])

@@ -7,6 +7,7 @@ import base64
 import io
 import json
 import os
+import types
 
 import pytest
 
@@ -356,3 +357,45 @@ def test_complaints_are_shown_without_data():
 def test_differences_of_files_are_counted_without_names():
     told = ["Müller.pdf differs in size, sha256", "Meier.pdf differs in size, sha256", "x is missing"]
     assert _vault_prove.count_kinds(told) == [{"what": "differs in size, sha256", "entries": 2}, {"what": "is missing", "entries": 1}]
+
+
+@pytest.mark.parametrize(
+    "major, plain, free, cores, wanted",
+    [
+        (15, 1 << 30, 100 << 30, 2, 2),
+        (15, 1 << 30, 100 << 30, 16, 4),
+        (15, 1 << 30, 100 << 30, 1, 1),
+        (12, 1 << 30, 100 << 30, 2, 1),
+        (15, 1 << 30, _vault_postgresql.space_needed(1 << 30), 2, 1),
+        (15, 1 << 30, _vault_postgresql.space_needed(1 << 30) + (1 << 30), 2, 2),
+    ],
+)
+def test_several_sessions_restore_where_the_archive_fits_beside_the_data(major, plain, free, cores, wanted):
+    assert _vault_postgresql.jobs(major, _vault_postgresql.space_needed(plain), free, cores) == wanted
+
+
+def feeding(tmp_path, script):
+    scratch = _vault_scratch.Scratch(str(tmp_path), types.SimpleNamespace(root="r", estate="e", name="n"), "database:crm", 1)
+    scratch.path = str(tmp_path)
+    return _vault_scratch.KeptFeed(scratch, lambda first: ["sh", "-c", script, "sh"], "the restore")
+
+
+def test_a_kept_stream_is_given_whole_and_removed(tmp_path):
+    feed = feeding(tmp_path, '[ "$(cat "$1")" = onetwo ]')
+    feed(b"one")
+    feed(b"two")
+    feed.finish()
+    assert not (tmp_path / "stream").exists()
+
+
+def test_a_failed_restore_of_a_kept_stream_is_an_error(tmp_path):
+    feed = feeding(tmp_path, "echo error: broken >&2; exit 3")
+    feed(b"one")
+    with pytest.raises(VaultError, match="exit code 3: error: broken"):
+        feed.finish()
+    assert not (tmp_path / "stream").exists()
+
+
+def test_nothing_is_no_restore(tmp_path):
+    with pytest.raises(VaultError, match="the artefact is empty"):
+        feeding(tmp_path, "true").finish()

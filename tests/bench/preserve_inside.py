@@ -1,0 +1,136 @@
+# Copyright: sunset.crm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""What the preserve benchmark times, inside its container: one act a process, whose peak of memory is then its own.
+
+inside.py <act> <JSON of its arguments>     prints JSON: wall, cpu, resident_mib, helper_mib and what the act returns
+"""
+
+import itertools
+import json
+import os
+import resource
+import subprocess
+import sys
+import time
+import types
+
+sys.path.insert(0, "/opt/sunset-test")
+from ansible_collections.sunset.crm.plugins.module_utils import (
+    _dump_job,
+    _staging,
+    _vault_prove,
+    _vault_stream,
+)
+
+TICK = float(os.sysconf("SC_CLK_TCK"))
+
+
+def cpu():
+    """CPU seconds of everything in the container: the servers' share of a dump is part of its price."""
+    total = 0
+    for name in os.listdir("/proc"):
+        if name.isdigit():
+            try:
+                with open("/proc/%s/stat" % name) as stream:
+                    total += sum(map(int, stream.read().rsplit(")", 1)[1].split()[11:15]))
+            except OSError:
+                pass
+    return total / TICK
+
+
+class Phases(_dump_job.Report):
+    """The job's own report, which also notes when each phase began."""
+
+    def __init__(self, directory):
+        super(Phases, self).__init__(directory)
+        self.seen = []
+
+    def phase(self, name, total=0):
+        self.seen.append((name, time.monotonic(), cpu()))
+        super(Phases, self).phase(name, total)
+
+    def table(self):
+        """[[phase, wall, cpu]]"""
+        self.phase("end")
+        return [[one[0], two[1] - one[1], two[2] - one[2]] for one, two in itertools.pairwise(self.seen)]
+
+
+def job(params):
+    """The whole job of a copy, phase by phase."""
+    if params["kind"] == "filestore":
+        spec = dict(params, identity={}, rate=None)
+    else:
+        from ansible_collections.sunset.crm.plugins.module_utils import _database
+
+        spec = _database.specification(dict({"port": None, "socket": None, "rate": None, "engine": params["kind"]}, **params))[0]
+    place = _staging.Staging("/srv/staging", params["item"])
+    place.prepare()
+    report = Phases("/srv/staging")
+    report.phase("start")
+    artefacts, facts = _dump_job.KINDS[params["kind"]](spec, place, report)
+    phases = report.table()
+    place.commit({"dump_id": os.path.basename(os.path.dirname(artefacts[0]["path"])), "artefacts": artefacts, "source": facts})
+    return {"artefacts": artefacts, "source": facts, "phases": phases}
+
+
+def shell(params):
+    subprocess.check_call(["bash", "-euo", "pipefail", "-c", params["script"]], stdout=subprocess.DEVNULL, env=dict(os.environ, LC_ALL="C"))
+    return {}
+
+
+def encrypt(params):
+    """What a vault does with the artefacts, the network left out."""
+    entries = []
+    os.makedirs(params["folder"], exist_ok=True)
+    for one in params["artefacts"]:
+        target = os.path.join(params["folder"], os.path.basename(one["path"]) + ".age")
+        facts = _vault_stream.encrypt_to_file(["cat", one["path"]], params["recipient"], target)
+        assert (facts["sha256"], facts["bytes"]) == (one["sha256"], one["bytes"])
+        _vault_stream.publish(target)
+        entries.append(
+            dict(one, file=os.path.basename(one["path"]), cipher_sha256=facts["cipher_sha256"], cipher_bytes=facts["cipher_bytes"])
+        )
+    return {"entries": entries}
+
+
+class Note(object):
+    def note(self, **_facts):
+        pass
+
+
+def opened(params):
+    package = types.SimpleNamespace(
+        root="/srv/vault",
+        estate="bench",
+        name="bench",
+        identity_of=lambda _which: params["identity"],
+        folder=lambda _item: params["folder"],
+    )
+    return _vault_prove.Artefacts(package, params["item"], params["entries"], Note())
+
+
+def verify(params):
+    """Read back: sha256 of the ciphertext, age, sha256, zstd, sha256, all compared with what was recorded."""
+    opened(params).rest()
+    return {}
+
+
+def prove(params):
+    """Restored into a throw-away server and compared; as the vault's user, as the module insists."""
+    result = _vault_prove.prove(params["proof"], opened(params), params["source"], "/dev/shm")
+    assert result["verdict"] == "equal", result
+    return {"verdict": result["verdict"]}
+
+
+def main():
+    act, params = globals()[sys.argv[1]], json.loads(sys.argv[2])
+    before, began = cpu(), time.monotonic()
+    answer = act(params)
+    wall, used = time.monotonic() - began, cpu() - before
+    own, helpers = (resource.getrusage(who).ru_maxrss >> 10 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
+    print(json.dumps(dict(answer, wall=wall, cpu=used, resident_mib=own, helper_mib=helpers, load=os.getloadavg()[0])))
+
+
+if __name__ == "__main__":
+    main()
