@@ -58,15 +58,17 @@ def waive_grace(*items: str, person: str = "alice", reason: str = "a demo does n
 
 
 def challenge(package: str, vault: str, person: str = "bob") -> None:
-    """Show that the wrapped identity of a package on a vault opens with the person's own key."""
+    """Show that the wrapped identities of a package on a vault, its data's and its keys', open with the person's own key."""
     folder = PEOPLE[person].folder / "challenge"
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
-    wrapped = folder / f"{package}.{person}.age"
-    stored = f"/srv/vault/{NAME}/keys/{wrapped.name}"
-    wrapped.write_bytes(base64.b64decode(estate.execute(vault, ["base64", stored])))
+    stored = f"/srv/vault/{NAME}/keys"
+    kept = estate.execute(vault, ["ls", stored]).split()
+    wrapped = [folder / name for name in (f"{package}.{person}.age", f"{package}.keys.{person}.age") if name in kept]
+    for one in wrapped:
+        one.write_bytes(base64.b64decode(estate.execute(vault, ["base64", f"{stored}/{one.name}"])))
     out = folder / "out"
     identity, key = str(PEOPLE[person].age_identity), str(PEOPLE[person].ssh_key)
     script = [sys.executable, str(SCRIPTS / "custodian"), "challenge", "--estate", NAME, "--custodian", person]
-    run([*script, "--identity", identity, "--sign-key", key, "--out", str(out), str(wrapped)])
+    run([*script, "--identity", identity, "--sign-key", key, "--out", str(out), *map(str, wrapped)])
     _hand_in(out)
