@@ -290,7 +290,7 @@ def _looked(item: Item, context: Context) -> list[Missing]:
     """The host was surveyed again after its last dump, and nothing new was there."""
     look = context.view.get(item["id"], "look")
     dumps = [context.view.get(data_set["id"], "dump") for data_set in context.plan.of(*DATA_SETS, host=item["host"])]
-    if look is not None and all(dump is None or dump.number < look.number for dump in dumps):
+    if look is not None and all(dump is None or dump.first < look.number for dump in dumps):
         return []
     return [Missing(item["id"], "it was not surveyed again after its last dump (look)", _again(context))]
 

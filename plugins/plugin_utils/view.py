@@ -30,6 +30,8 @@ class Seen:
     predicted: bool = False
     # Number of the intent: what was changed after it may be missing in what it brought.
     begun: int = -1
+    # Number of the outcome that first brought this very dump; a later one may only have seen that it is still the same.
+    first: int = -1
 
 
 @dataclass
@@ -178,16 +180,19 @@ def _outcome(view: View, entry: Entry, record: dict[str, Any], begun: int, *, kn
         if record.get("back"):
             for undone in [k for k in view.former if k[0] == record["item"] and k[1] == record["aspect"]]:
                 view.former.pop(undone)
+        earlier, result = view.seen.get(key), evidence.get("result", {})
+        same = earlier is not None and record["aspect"] == "dump" and record.get("changed") is False
         view.seen[key] = Seen(
             record["value"],
             entry.number,
             entry.hash,
             entry.record.get("at", ""),
-            evidence.get("result", {}),
+            result,
             evidence.get("before", {}),
             record.get("about", {}),
             predicted,
             begun,
+            earlier.first if earlier is not None and same and dump_id(earlier.result) == dump_id(result) else entry.number,
         )
         if record["value"] == "sealed":
             view.sealed[key] = view.seen[key]

@@ -147,11 +147,11 @@ def resumed_after_freeze(main_killed_in_freeze: Killed) -> Done:
 
 @pytest.fixture(scope="session")
 def main_without_app1(resumed_after_freeze: Done) -> Done:
-    """app1 is lost when everything on it is preserved and all has been seen, just before the first host is powered off."""
+    """app1 is lost when everything on it is preserved and stopped, just before the first host is powered off."""
     action = Play("shutdown", *MAIN)
     before = len(LEDGER.entries())
-    looked = LEDGER.has("outcome", item="host:app1", aspect="look", status="done")
-    action.until("app1 to be looked at for the last time", lambda: [e for e in looked() if e["n"] >= before])
+    stopped = LEDGER.has("outcome", item="database:creme-queue", aspect="service", status="done")
+    action.until("the last service of app1 to be stopped", lambda: [e for e in stopped() if e["n"] >= before])
     with world.unreachable("app1"):
         done = action.wait()
         on = world.powered()

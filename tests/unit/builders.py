@@ -160,7 +160,7 @@ class Book:
         }  # fmt: skip
 
     def step(self, item_id: str, module: str, state: str | None = None, vault: str = "", status: str | None = "done", **more: Any) -> None:
-        """One step; status None: interrupted. more: result, about, former, at."""
+        """One step; status None: interrupted. more: result, about, former, at, changed."""
         step = steps.find(module, {"state": state})
         head = self.head(item_id, step, vault)
         if step.per_vault and "about" not in more:
@@ -169,6 +169,8 @@ class Book:
         intent = self.add(kind="intent", former=more.get("former", {}), **head)
         if status is not None:
             evidence = {"result": more.get("result", {}), "before": {}}
+            if "changed" in more:
+                head["changed"] = more["changed"]
             self.add(more.get("at", LONG_AGO), kind="outcome", intent=intent.hash, status=status, evidence=evidence, **head)
 
     def about(self, item_id: str, vault: str) -> Record:

@@ -190,3 +190,16 @@ def test_a_predicted_copy_of_a_real_dump_is_a_copy_of_that_dump(book: Book) -> N
     head = half.head(DB, steps.find("vault_pull", {}), "vault1")
     said = {**head, "status": "done", "about": half.about(DB, "vault1"), "evidence": {"result": {}}}
     assert "vault1" in view.build(half.entries, [said], half.plan).proven_at(half.plan, half.plan.items[DB], "copy")
+
+
+def test_a_dump_that_is_seen_again_unchanged_is_no_new_one() -> None:
+    """What was looked at after the first dump need not be looked at again because a later run found the same copy whole."""
+    book = Book(make_plan())
+    book.step("filestore:uploads", "filestore_archive", result=dump_result("filestore:uploads"))
+    first = book.view().seen["filestore:uploads", "dump"]
+    book.step("filestore:uploads", "filestore_archive", result=dump_result("filestore:uploads"), changed=False)
+    again = book.view().seen["filestore:uploads", "dump"]
+    assert again.number > first.number and again.begun > first.begun and again.first == first.number
+    book.step("filestore:uploads", "filestore_archive", result=dump_result("filestore:uploads", 2), changed=True)
+    newer = book.view().seen["filestore:uploads", "dump"]
+    assert newer.first == newer.number > again.number
