@@ -162,6 +162,8 @@ def prove_database(engine, artefacts, source, base, more):
         "differences": differences[:SHOWN],
         "differences_total": len(differences),
         "not_restored": not_restored,
+        # Tables whose rows are kept on another server: no copy of this one can hold them.
+        "data_elsewhere": wanted.get("notes", {}).get("data_elsewhere", []),
         "engine_version": copy["version"],
         "source_version": wanted.get("version"),
         "version_relation": relation(str(wanted.get("version")), str(copy["version"])),
