@@ -128,7 +128,7 @@ class Selection(object):
         # The directories on the way to them: kept with owner and mode, but what else lies there is no matter.
         self.passed = {b"."} if self.only else set()
         for name in self.only:
-            while os.path.dirname(name):
+            while os.path.dirname(name) not in (b"", b"/"):  # an absolute one is told by problem()
                 name = os.path.dirname(name)
                 self.passed.add(name)
 
@@ -372,7 +372,8 @@ def tar_argv(path, known):
 
 def tar_names(entries):
     """What tar_argv() wants on its standard input."""
-    return b"".join(b"./" + decode_name(entry) + b"\0" for entry in entries if entry["type"] not in NOT_ARCHIVED)
+    names = [decode_name(entry) for entry in entries if entry["type"] not in NOT_ARCHIVED]
+    return b"".join((b"./" + name if name != b"." else name) + b"\0" for name in names)
 
 
 def archive_chunks(path, entries):
@@ -426,13 +427,18 @@ def _unlike(entry, member, wanted, members):
         if "linked" not in entry or "linked_b64" in entry or target.get("linked") != entry["linked"]:
             if "linked_b64" not in entry or target.get("linked_b64") != entry["linked_b64"]:
                 return wrong + ["linked"]
-        member = dict(members.get(member["linked"], member), mode=member["mode"], xattrs=member["xattrs"])
+        member = dict(members.get(member["linked"], member), mode=member["mode"])
     if entry["type"] != member["type"]:
         return wrong + ["type"]
     wrong += [key for key in ("size", "sha256", "device") if entry.get(key) != member.get(key)]
     if entry["type"] == "symlink" and decode_name(entry, "target") != member["target"]:
         wrong.append("target")
-    return wrong + (["xattrs"] if _archived_xattrs(entry) != member["xattrs"] else [])
+    attributes = _archived_xattrs(entry)
+    # tar writes the access ACL of a directory that only has a default one, and may write both of the kernel's forms beside its own.
+    held = {
+        key: value for key, value in member["xattrs"].items() if key in attributes or not key.startswith((b"SCHILY.acl.", b"system.posix"))
+    }
+    return wrong + (["xattrs"] if attributes != held else [])
 
 
 def _archived_xattrs(entry):
