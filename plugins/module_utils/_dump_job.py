@@ -24,6 +24,7 @@ import itertools
 import json
 import subprocess
 import tempfile
+from typing import Any, Dict  # noqa: F401
 
 from ansible_collections.sunset.crm.plugins.module_utils import (
     _canonical,
@@ -370,7 +371,8 @@ def tool_help(words):
 
 def archive_filestore(spec, staging, report):
     report.phase("manifest")
-    selection, marks = _filestore.selection_of(spec), {}
+    selection = _filestore.selection_of(spec)
+    marks = {}  # type: Dict[bytes, Any]
     entries = _filestore.manifest(spec["path"], report.objects, selection, marks)
     digest = _filestore.manifest_digest(entries)
     copy = Copy(staging, short_id(digest), spec, report)

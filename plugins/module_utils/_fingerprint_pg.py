@@ -26,7 +26,8 @@ PINS = (
     "SET idle_in_transaction_session_timeout = 0",
     "SET lock_timeout = '60s'",
     # Known to newer servers only; they would end the session that holds the snapshot.
-    "SELECT set_config(name, '0', false) FROM pg_settings WHERE name IN ('transaction_timeout', 'idle_session_timeout')",
+    # A DO block, because it prints nothing: some sessions' output is taken as it comes.
+    "DO $$BEGIN PERFORM set_config(name, '0', false) FROM pg_settings WHERE name IN ('transaction_timeout', 'idle_session_timeout'); END$$",
     # One picture for every statement of the session; pg_dump can be given the same one (pg_export_snapshot).
     "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY",
 )
@@ -114,7 +115,6 @@ LARGE_OBJECTS_BY_READING = _LARGE_OBJECTS.format(
 def large_objects(session):
     allowed = session.rows("SELECT json_build_array(has_table_privilege('pg_catalog.pg_largeobject', 'SELECT'))")[0][0]
     return LARGE_OBJECTS if allowed else LARGE_OBJECTS_BY_READING
-
 
 
 def _existence(kind, catalog, alias, facts):
