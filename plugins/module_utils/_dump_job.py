@@ -20,9 +20,11 @@ if __name__ == "__main__":  # the collection is not there: let its package name 
         sys.modules[_PACKAGE] = types.ModuleType(_PACKAGE)
         sys.modules[_PACKAGE].__path__ = [_HERE]  # type: ignore[attr-defined]
 
+import itertools
 import json
 import subprocess
 import tempfile
+from typing import Any, Dict  # noqa: F401
 
 from ansible_collections.sunset.crm.plugins.module_utils import (
     _canonical,
@@ -44,6 +46,7 @@ from ansible_collections.sunset.crm.plugins.module_utils import (
     _sqlclient,
     _staging,
     _stream,
+    _tarstream,
     _writers,
 )
 
@@ -67,6 +70,7 @@ TRAVELS = (
     _sqlclient,
     _staging,
     _stream,
+    _tarstream,
     _writers,
 )
 
@@ -182,6 +186,8 @@ def source_facts(spec, found, consistency, means, writers=None):
     if writers is not None:  # a server with accounts of its own and other clients
         facts.update(roles=roles_kept(found["method"]), writers=writers)
     facts.pop("objects")
+    # Tables whose rows are kept on another server: the copy has their definition only.
+    facts["data_elsewhere"] = found.get("notes", {}).get("data_elsewhere", [])
     return facts
 
 
@@ -197,9 +203,10 @@ def dump_postgresql(spec, staging, report):
         copy.add("dump", ".pgcustom", _stream.process_chunks(argv, what="pg_dump"))
     passwords = not found["method"].endswith(_fingerprint_pg.WITHOUT_PASSWORDS)
     argv = _dump_pg.globals_argv(tools["pg_dumpall"], spec.get("run_as"), session.target, passwords)
-    copy.add(
-        "globals", ".globals.sql", _stream.ending_with(_stream.process_chunks(argv, what="pg_dumpall"), _dump_pg.GLOBALS_END, "pg_dumpall")
-    )
+    with open_database(spec) as session:
+        for_all = _dump_pg.settings_of_all_roles([row[0] for row in session.rows(_dump_pg.ALL_ROLES)])
+    chunks = _stream.ending_with(_stream.process_chunks(argv, what="pg_dumpall"), _dump_pg.GLOBALS_END, "pg_dumpall")
+    copy.add("globals", ".globals.sql", itertools.chain(chunks, _staging.copy_chunks(for_all.encode("utf-8"))))
     copy.add_json("fingerprint", ".fingerprint.json", found)
     # Sequences and roles stand outside the snapshot: they must be the same before and after.
     with open_database(spec) as session:
@@ -364,13 +371,15 @@ def tool_help(words):
 
 def archive_filestore(spec, staging, report):
     report.phase("manifest")
-    entries = _filestore.manifest(spec["path"], progress=report.objects)
+    selection = _filestore.selection_of(spec)
+    marks = {}  # type: Dict[bytes, Any]
+    entries = _filestore.manifest(spec["path"], report.objects, selection, marks)
     digest = _filestore.manifest_digest(entries)
     copy = Copy(staging, short_id(digest), spec, report)
-    copy.add("archive", ".tar", _filestore.archive_chunks(spec["path"]))
+    copy.add("archive", ".tar", _filestore.archive_chunks(spec["path"], entries))
     copy.add("manifest", ".manifest.jsonl", _filestore.manifest_chunks(entries))
-    report.phase("manifest again")
-    changes = _filestore.differences(entries, _filestore.manifest(spec["path"], progress=report.objects))
+    report.phase("looking again")
+    changes = _filestore.moved(spec["path"], marks, selection)
     if changes:
         raise SourceChanged("changed while the archive was made: {0}".format("; ".join(changes[:10])))
     copy.check({"archive": ["tar", "-t", "-f", "-"]})
@@ -378,7 +387,9 @@ def archive_filestore(spec, staging, report):
         _filestore.totals(entries),
         manifest_sha256=digest,
         identity=spec["identity"],
-        consistency="manifest equal before and after the archive",
+        only=spec.get("only") or [],
+        leave_out=spec.get("leave_out") or [],
+        consistency="each member of the archive has the manifest's content; inodes, sizes and times equal before and after",
     )
     return copy.artefacts, facts
 

@@ -144,7 +144,8 @@ def literal(column):
         text = "CONCAT('_{1} X''', HEX({0}), '''')".format(name, column.charset)
     else:
         text = "CONCAT('''', {0}, '''')".format(name)
-    return "IFNULL({0}, 'NULL')".format(text)
+    # Not IFNULL: a text that is longer than max_allowed_packet comes back NULL too, and must end the export, not become a NULL.
+    return "IF({0} IS NULL, 'NULL', {1})".format(name, text)
 
 
 def stored(columns):

@@ -29,8 +29,38 @@ def major(version_num):
     return "{0}.{1}".format(version_num // 10000, version_num // 100 % 100)
 
 
+# pg_dumpall leaves out ALTER ROLE ALL SET.
+ALL_ROLES = (
+    "SELECT json_build_array(c.x) FROM pg_db_role_setting s, unnest(s.setconfig) AS c(x) "
+    "WHERE s.setdatabase = 0 AND s.setrole = 0 ORDER BY c.x"
+)
+# The catalogue holds these already quoted, as lists.
+_LISTS = (
+    "local_preload_libraries",
+    "search_path",
+    "session_preload_libraries",
+    "shared_preload_libraries",
+    "temp_tablespaces",
+    "unix_socket_directories",
+)
+
+
+def settings_of_all_roles(settings):
+    """["work_mem=5MB"] -> the statements that set them again; last in the globals, so that they do not disturb what is before."""
+    lines = []
+    for one in settings:
+        name, value = one.split("=", 1)
+        quoted = value if name.lower() in _LISTS and value else _sqlclient.pg_literal(value).replace("\\", "\\\\")
+        if "\\" in value and name.lower() not in _LISTS:
+            quoted = "E" + quoted
+        lines.append(
+            "ALTER ROLE ALL SET {0} TO {1};\n".format(".".join(_sqlclient.pg_identifier(part) for part in name.split(".")), quoted)
+        )
+    return "\n-- Settings of all roles\n" + "".join(lines) if lines else ""
+
+
 def dump_argv(tool, run_as, target, snapshot):
-    """-C keeps the database's own settings; -Z0 leaves compression to the stream, whose digest is taken before it."""
+    """-C keeps the database's own settings; money is written as its locale says, so that is pinned; -Z0 leaves compression to the stream, whose digest is taken before it."""
     return _sqlclient.as_user(run_as) + [
         tool,
         "-Fc",
@@ -40,7 +70,7 @@ def dump_argv(tool, run_as, target, snapshot):
         "--lock-wait-timeout=60s",
         "--snapshot=" + snapshot,
         "-d",
-        target,
+        target + " options='-c lc_monetary=C'",
     ]
 
 

@@ -4,10 +4,12 @@
 """A file tree: its manifest by own reading, its archive by tar, and the comparison of a restored tree with the manifest.
 
 Names are bytes. A manifest is a list of entries with `path` (or `path_b64` where the name is not UTF-8), relative to the tree.
+What was declared to be left out is an entry of the type "left out": nobody may think that the tree was whole.
 """
 
 import base64
 import contextlib
+import fnmatch
 import hashlib
 import json
 import os
@@ -15,7 +17,7 @@ import stat
 import subprocess
 from typing import Any, Dict, List, Tuple  # noqa: F401
 
-from ansible_collections.sunset.crm.plugins.module_utils import _canonical, _sqlclient, _stream
+from ansible_collections.sunset.crm.plugins.module_utils import _canonical, _sqlclient, _stream, _tarstream
 
 _KINDS = (
     (stat.S_ISREG, "file"),
@@ -26,6 +28,10 @@ _KINDS = (
     (stat.S_ISCHR, "character device"),
     (stat.S_ISBLK, "block device"),
 )
+
+LEFT_OUT = "left out"
+# What no archive holds: a socket is nothing without its process.
+NOT_ARCHIVED = ("socket", LEFT_OUT)
 
 # What an unprivileged restore cannot give back; compared only where the restore ran as root.
 _OWNER = ("uid", "gid")
@@ -113,31 +119,113 @@ def _entry(root, name):
     return entry, found
 
 
-def manifest(root, progress=None):
-    """The entries of everything below root and of root itself ("."), sorted by name. Symlinks are entries, never followed."""
+class Selection(object):
+    """Which part of a tree is meant: all of it, or `only` these entries and what is below them, without what `leave_out` matches."""
+
+    def __init__(self, only=(), leave_out=()):
+        self.only = [os.path.normpath(os.fsencode(one)) for one in only or ()]
+        self.patterns = [os.fsencode(one).rstrip(b"/") for one in leave_out or ()]
+        # The directories on the way to them: kept with owner and mode, but what else lies there is no matter.
+        self.passed = {b"."} if self.only else set()
+        for name in self.only:
+            while os.path.dirname(name) not in (b"", b"/"):  # an absolute one is told by problem()
+                name = os.path.dirname(name)
+                self.passed.add(name)
+
+    def leaves_out(self, name):
+        return name != b"." and any(fnmatch.fnmatchcase(name, pattern) for pattern in self.patterns)
+
+    def problem(self):
+        """Why this cannot be meant; None if it can."""
+        for option, names in (("only", self.only), ("leave_out", self.patterns)):
+            for name in names:
+                if name.startswith(b"/") or b".." in name.split(b"/") or name in (b"", b".") or b"\0" in name:
+                    return "{0} holds {1!r}; expected paths below path, relative to it".format(option, show(name))
+        for name in self.only:
+            parts = name.split(b"/")
+            if any(self.leaves_out(b"/".join(parts[: count + 1])) for count in range(len(parts))):
+                return "only names {0!r}, and leave_out leaves it out; expected one of the two".format(show(name))
+        return None
+
+
+WHOLE = Selection()
+
+
+def _walk(root, selection):
+    """(name, lstat) of every entry that is meant, each once; a directory before what is in it, in no other order."""
+    if selection.only:
+        for name in sorted(selection.passed):
+            found = _lstat(root, name, selection)
+            if not stat.S_ISDIR(found.st_mode):
+                raise TreeError("{0} is on the way to what only names, and is no directory (links are not followed)".format(show(name)))
+            yield name, found
+    pending = sorted(set(selection.only)) or [b"."]
+    met = set(selection.passed) if selection.only else None
+    while pending:
+        name = pending.pop()
+        if met is not None:
+            if name in met and name not in selection.only:
+                continue
+            again = name in met
+            met.add(name)
+        found = _lstat(root, name, selection)
+        if met is None or not again:
+            yield name, found
+        if stat.S_ISDIR(found.st_mode) and not selection.leaves_out(name):
+            pending += _children(root, name)
+
+
+def _lstat(root, name, selection):
+    try:
+        return os.lstat(os.path.join(root, name))
+    except FileNotFoundError:
+        if name in selection.only or name in selection.passed:
+            raise TreeError("{0} is named by only, but is not there".format(show(name)))
+        raise TreeError("{0} vanished while the tree was read".format(show(name)))
+    except OSError as error:
+        raise TreeError("{0} cannot be read: {1}".format(show(name), error.strerror))
+
+
+def _mark(found, selection, name):
+    """What changes when an entry is changed, replaced, written to or touched, with whatever time it is given afterwards."""
+    mark = (found.st_dev, found.st_ino, found.st_mode, found.st_uid, found.st_gid)
+    if name in selection.passed or selection.leaves_out(name):
+        return mark
+    size = None if stat.S_ISDIR(found.st_mode) else found.st_size
+    return mark + (found.st_nlink, size, found.st_mtime_ns, found.st_ctime_ns)
+
+
+def manifest(root, progress=None, selection=WHOLE, marks=None):
+    """The entries of everything below root and of root itself ("."), sorted by name. Symlinks are entries, never followed.
+
+    marks: a dict that is filled for moved(): what each entry looked like when it was read.
+    """
     root = os.fsencode(root)
     top = os.stat(root)
     entries = []
     links = {}  # type: Dict[Tuple[int, int], List[Dict[str, Any]]]
-    pending = [b"."]
-    while pending:
-        name = pending.pop()
-        entry, found = _entry(root, name)
-        if found.st_dev != top.st_dev:
-            raise TreeError(
-                "{0} is on another file system that is mounted inside the file store; declare it as a file store of its own".format(
-                    show(name)
+    for name, found in _walk(root, selection):
+        if selection.leaves_out(name):
+            entry = dict(encode_name(name), type=LEFT_OUT)
+        else:
+            if found.st_dev != top.st_dev:
+                raise TreeError(
+                    "{0} is on another file system that is mounted inside the file store; declare it as a file store of its own".format(
+                        show(name)
+                    )
                 )
-            )
+            entry, found = _entry(root, name)
         if entry["type"] == "unknown":
             raise TreeError("{0} is of a type that no archive can hold".format(show(name)))
-        if entry["type"] == "directory":
-            pending += _children(root, name)
-        elif found.st_nlink > 1:
+        if name in selection.passed and name not in selection.only:
+            del entry["mtime_ns"]
+        elif entry["type"] not in ("directory", LEFT_OUT) and found.st_nlink > 1:
             links.setdefault((found.st_dev, found.st_ino), []).append(entry)
         entries.append(entry)
+        if marks is not None:
+            marks[name] = _mark(found, selection, name)
         if progress:
-            progress(len(entries), len(entries) + len(pending))
+            progress(len(entries), len(entries))
     entries.sort(key=decode_name)
     for group in links.values():
         if len(group) > 1:
@@ -145,6 +233,19 @@ def manifest(root, progress=None):
             for entry in group:
                 entry.update(encode_name(decode_name(first), "linked"))
     return entries
+
+
+def moved(root, marks, selection=WHOLE):
+    """Look again, without reading: sentences about every entry that is not what it was when marks were taken."""
+    root = os.fsencode(root)
+    told, seen = [], set()
+    for name, found in _walk(root, selection):
+        seen.add(name)
+        if name not in marks:
+            told.append("{0} is new".format(show(name)))
+        elif marks[name] != _mark(found, selection, name):
+            told.append("{0} changed".format(show(name)))
+    return sorted(told + ["{0} is missing".format(show(name)) for name in marks if name not in seen])
 
 
 def _children(root, name):
@@ -176,9 +277,10 @@ def totals(entries):
     """Counts for the ledger, which holds no names."""
     return {
         "files": sum(1 for entry in entries if entry["type"] == "file"),
-        "entries": len(entries),
+        "entries": sum(1 for entry in entries if entry["type"] != LEFT_OUT),
         "bytes": sum(entry.get("size", 0) for entry in entries),
         "sockets": sum(1 for entry in entries if entry["type"] == "socket"),
+        "left_out": sum(1 for entry in entries if entry["type"] == LEFT_OUT),
     }
 
 
@@ -203,16 +305,21 @@ def differences(wanted, found, ignore=()):
 def verify_tree(wanted, directory, owners=None):
     """Compare a restored tree with the manifest of the source: sentences, empty if equal.
 
-    Sockets are not in any archive and are left out. `owners`: compare uid and gid; by default only where we are root, an
+    What no archive holds is not looked for. `owners`: compare uid and gid; by default only where we are root, an
     unprivileged restore cannot give them back (tar_owner_differences() reads them from the archive instead).
     """
     owners = os.geteuid() == 0 if owners is None else owners
-    archived = [entry for entry in wanted if entry["type"] != "socket"]
+    archived = [entry for entry in wanted if entry["type"] not in NOT_ARCHIVED]
     ignore = () if owners else _OWNER
     if not owners:
         # Only root may set these namespaces.
         archived = [_without_privileged_xattrs(entry) for entry in archived]
-    return differences(archived, manifest(directory), ignore)
+    found = manifest(directory)
+    timeless = {decode_name(entry) for entry in archived if "mtime_ns" not in entry}
+    for entry in found:
+        if decode_name(entry) in timeless:
+            del entry["mtime_ns"]
+    return differences(archived, found, ignore)
 
 
 def _without_privileged_xattrs(entry):
@@ -226,7 +333,7 @@ def tar_owner_differences(wanted, archive):
     import tarfile  # only vaults come here
 
     told = []
-    left = {decode_name(entry): entry for entry in wanted if entry["type"] != "socket"}
+    left = {decode_name(entry): entry for entry in wanted if entry["type"] not in NOT_ARCHIVED}
     with tarfile.open(fileobj=archive, mode="r|", encoding="utf-8", errors="surrogateescape") as stream:
         for member in stream:
             name = os.path.normpath(member.name.encode("utf-8", "surrogateescape"))
@@ -239,10 +346,11 @@ def tar_owner_differences(wanted, archive):
 
 
 def tar_features(help_text):
-    return {name: "--" + name in help_text for name in ("sort", "xattrs", "acls")}
+    return {name: "--" + name in help_text for name in ("xattrs", "acls")}
 
 
 def tar_argv(path, known):
+    """tar that reads the names from its standard input, each ended by a zero byte: it archives what the manifest names."""
     argv = [
         "tar",
         "--create",
@@ -255,17 +363,24 @@ def tar_argv(path, known):
         "--pax-option=exthdr.name=%d/PaxHeaders/%f,delete=atime,delete=ctime",
         "--warning=no-file-ignored",
     ]
-    if known["sort"]:
-        argv.append("--sort=name")
     if known["xattrs"]:
         argv += ["--xattrs", "--xattrs-include=*"]
     if known["acls"]:
         argv.append("--acls")
-    return argv + ["--", "."]
+    return argv + ["--no-recursion", "--null", "--files-from=-"]
 
 
-def archive_chunks(path):
-    """The tree as a tar stream. tar ends with 1 where a file changed or vanished under it, and says which: that is an error."""
+def tar_names(entries):
+    """What tar_argv() wants on its standard input."""
+    names = [decode_name(entry) for entry in entries if entry["type"] not in NOT_ARCHIVED]
+    return b"".join((b"./" + name if name != b"." else name) + b"\0" for name in names)
+
+
+def archive_chunks(path, entries):
+    """The entries as a tar stream, which is read on its way: it must hold what the manifest says, or it ends in TreeError.
+
+    tar ends with 1 where a file changed or vanished under it, and says which: that is an error too.
+    """
     done = subprocess.run(
         ["tar", "--help"],
         stdin=subprocess.DEVNULL,
@@ -275,7 +390,64 @@ def archive_chunks(path):
         timeout=60,
     )
     argv = tar_argv(path, tar_features(done.stdout.decode("utf-8", "replace")))
-    return _stream.process_chunks(argv, what="tar")
+    reader = _tarstream.Reader()
+    chunks = _stream.process_chunks(argv, stdin=tar_names(entries), what="tar")
+    try:
+        for chunk in chunks:
+            reader.feed(chunk)
+            yield chunk
+        told = archive_differences(entries, reader.finish())
+    except _tarstream.TarError as error:
+        raise TreeError("the archive could not be checked on its way: {0}".format(error))
+    finally:
+        chunks.close()
+    if told:
+        raise TreeError("the archive does not hold what was read: {0}".format("; ".join(told[:10])))
+
+
+def archive_differences(entries, members):
+    """Sentences that tell the members of an archive from the manifest; empty if they say the same."""
+    wanted = {decode_name(entry): entry for entry in entries if entry["type"] not in NOT_ARCHIVED}
+    told = ["{0} is in the archive only".format(show(name)) for name in sorted(set(members) - set(wanted))]
+    for name, entry in sorted(wanted.items()):
+        if name not in members:
+            told.append("{0} is not in the archive".format(show(name)))
+            continue
+        wrong = _unlike(entry, members[name], wanted, members)
+        if wrong:
+            told.append("{0} differs in {1}".format(show(name), ", ".join(wrong)))
+    return told
+
+
+def _unlike(entry, member, wanted, members):
+    wrong = [key for key in ("mode", "uid", "gid", "mtime_ns") if key in entry and entry[key] != member[key]]
+    if member["type"] == "link":
+        # tar names the first that it met, the manifest the first by name: they must be of one group.
+        target = wanted.get(member["linked"], {})
+        if "linked" not in entry or "linked_b64" in entry or target.get("linked") != entry["linked"]:
+            if "linked_b64" not in entry or target.get("linked_b64") != entry["linked_b64"]:
+                return wrong + ["linked"]
+        member = dict(members.get(member["linked"], member), mode=member["mode"])
+    if entry["type"] != member["type"]:
+        return wrong + ["type"]
+    wrong += [key for key in ("size", "sha256", "device") if entry.get(key) != member.get(key)]
+    if entry["type"] == "symlink" and decode_name(entry, "target") != member["target"]:
+        wrong.append("target")
+    attributes = _archived_xattrs(entry)
+    # tar writes the access ACL of a directory that only has a default one, and may write both of the kernel's forms beside its own.
+    held = {
+        key: value for key, value in member["xattrs"].items() if key in attributes or not key.startswith((b"SCHILY.acl.", b"system.posix"))
+    }
+    return wrong + (["xattrs"] if attributes != held else [])
+
+
+def _archived_xattrs(entry):
+    """As tar calls them: ACLs have records of their own, of which only the presence is compared."""
+    acls = {"system.posix_acl_access": b"SCHILY.acl.access", "system.posix_acl_default": b"SCHILY.acl.default"}
+    return {
+        acls.get(name, name.encode("utf-8", "surrogateescape")): b"" if name in acls else base64.b64decode(value)
+        for name, value in entry.get("xattrs", {}).items()
+    }
 
 
 def identity(path):
@@ -290,15 +462,18 @@ def identity(path):
     return {"path": path, "inode": found.st_ino, "fs_uuid": uuid}
 
 
-def data_size(path):
-    """Bytes the tree takes on its disk, the estimate for staging; unreadable parts are met by the manifest later."""
+def data_size(path, selection=WHOLE):
+    """Bytes the tree takes on its disk, the estimate for staging."""
     total = 0
-    for directory, _directories, files in os.walk(os.fsencode(path)):
-        for name in files:
-            with contextlib.suppress(OSError):
-                total += os.lstat(os.path.join(directory, name)).st_blocks * 512
+    for name, found in _walk(os.fsencode(path), selection):
         total += 1024
+        if not selection.leaves_out(name) and not stat.S_ISDIR(found.st_mode):
+            total += found.st_blocks * 512
     return total
+
+
+def selection_of(spec):
+    return Selection(spec.get("only"), spec.get("leave_out"))
 
 
 def path_problem(path, staging):
@@ -317,6 +492,7 @@ def path_problem(path, staging):
 
 def unchanged(spec, record):
     """Whether the tree is still the one that was archived, by identity and by manifest."""
-    if record["source"].get("identity") != spec["identity"]:
+    source = record["source"]
+    if source.get("identity") != spec["identity"] or any(source.get(key, []) != (spec.get(key) or []) for key in ("only", "leave_out")):
         return False
-    return manifest_digest(manifest(spec["path"])) == record["source"]["manifest_sha256"]
+    return manifest_digest(manifest(spec["path"], selection=selection_of(spec))) == source["manifest_sha256"]

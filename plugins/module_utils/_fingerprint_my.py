@@ -5,6 +5,7 @@
 six digits, and two different numbers would look the same (so do text dumps, which is how they lose them)."""
 
 import collections
+import json
 from typing import Any, Dict, List  # noqa: F401
 
 from ansible_collections.sunset.crm.plugins.module_utils._canonical import digest
@@ -22,6 +23,9 @@ PINS = (
 METHOD = "sha256/64"
 # What an account without rights on the server's own tables can take: it sees no accounts but itself, and no grants but its own.
 WITHOUT_ACCOUNTS = METHOD + " without accounts"
+
+# Engines whose rows are kept by another server or in files outside the database; mariadb-dump writes no rows of them.
+ELSEWHERE = ("CONNECT", "FEDERATED", "OQGRAPH", "SPHINX", "SPIDER", "S3")
 
 # generation: the expression of a computed column, upper case; "" for an ordinary one.
 Column = collections.namedtuple("Column", "name data_type generation charset")
@@ -97,8 +101,10 @@ def _take(session, database, method, progress):
     if found != database:
         raise ValueError("the session is in database {0!r}, the fingerprint was asked for {1!r}".format(found, database))
     relations = list_tables(session, database)
+    check_privileges(session, database)
     columns = list_columns(session, database)
-    holders = [(name, kind) for name, kind, _engine in relations if kind in ("BASE TABLE", "SYSTEM VERSIONED")]
+    elsewhere = sorted(name for name, _kind, engine in relations if (engine or "").upper() in ELSEWHERE)
+    holders = [(name, kind) for name, kind, _engine in relations if kind in ("BASE TABLE", "SYSTEM VERSIONED") and name not in elsewhere]
     tables = {}
     for done, (name, kind) in enumerate(holders):
         progress(done, len(holders))
@@ -114,7 +120,7 @@ def _take(session, database, method, progress):
         "derived": {},
         "catalogue": _catalogue(session, relations, here, method == METHOD),
         "globals": _accounts(session, here) if method == METHOD else {},
-        "notes": {"engines": engines},
+        "notes": {"engines": engines, "data_elsewhere": elsewhere},
     }
 
 
@@ -131,6 +137,17 @@ def privileges(session, database):
         "FROM information_schema.SCHEMA_PRIVILEGES WHERE {0} LIKE CONVERT(TABLE_SCHEMA USING utf8mb4)".format(my_literal(database)),
     )
     return {privilege for grantee, privilege in rows if grantee in mine}
+
+
+def check_privileges(session, database):
+    """MariaDB shows an account what it may use and hides the rest: what is hidden would be missing from every copy without a word."""
+    held = privileges(session, database)
+    lacking = [one for one in ("SELECT", "SHOW VIEW", "TRIGGER", "EVENT") if one not in held]
+    if lacking:
+        raise ValueError(
+            "the account {0} lacks {1} on this database; objects that it may not see would be missing without a word. Use an account "
+            "that has them (the server's own root by the local socket)".format(session.rows(["CURRENT_USER()"])[0][0], ", ".join(lacking))
+        )
 
 
 def list_tables(session, database):
@@ -208,7 +225,14 @@ def _catalogue(session, relations, here, with_grants):
         for row in rows:
             grouped.setdefault(row[0], []).append(row[1:])
         found[kind] = {name: _digest(sorted(group, key=repr)) for name, group in grouped.items()}
+    if with_grants:
+        rows = session.rows(["User", "Host", "Routine_type", "Routine_name", "Proc_priv"], "FROM mysql.procs_priv WHERE Db " + here)
+        found["grant on a routine"] = {"{0} on {1} {2}".format(_grantee(*row[:2]), row[2], row[3]): _digest(row[4]) for row in rows}
     return found
+
+
+def _grantee(user, host):
+    return "'{0}'@'{1}'".format(user, host)
 
 
 # kind, key, what describes it, table and condition. SHOW CREATE VIEW fails for a view with a missing definer; this does not.
@@ -281,7 +305,12 @@ _OBJECTS = (
         ),
         "EVENTS WHERE EVENT_SCHEMA",
     ),
-    ("grant on the database", "GRANTEE", ("PRIVILEGE_TYPE", "IS_GRANTABLE"), "SCHEMA_PRIVILEGES WHERE TABLE_SCHEMA"),
+    (
+        "grant on the database",
+        "GRANTEE",
+        ("PRIVILEGE_TYPE", "IS_GRANTABLE"),
+        "SCHEMA_PRIVILEGES WHERE DATABASE() LIKE TABLE_SCHEMA AND DATABASE()",
+    ),
     ("grant on a table", "CONCAT(GRANTEE, ' on ', TABLE_NAME)", ("PRIVILEGE_TYPE", "IS_GRANTABLE"), "TABLE_PRIVILEGES WHERE TABLE_SCHEMA"),
     (
         "grant on a column",
@@ -298,4 +327,22 @@ def _accounts(session, _here):
     grouped = {}  # type: Dict[str, List[Any]]
     for grantee, privilege, grantable in rows:
         grouped.setdefault(grantee, []).append([privilege, grantable])
-    return {"account": {name: _digest(sorted(group)) for name, group in grouped.items()}}
+    accounts = {name: [sorted(group)] for name, group in grouped.items()}
+    members = {}  # type: Dict[str, str]
+    there = {row[0] for row in session.rows(["TABLE_NAME"], "FROM information_schema.TABLES WHERE TABLE_SCHEMA = 'mysql'")}
+    if "global_priv" in there:  # MariaDB 10.4; roles are in no view of the information schema
+        for user, host, told in session.rows(["User", "Host", "Priv"], "FROM mysql.global_priv"):
+            accounts.setdefault(_grantee(user, host), [[]]).append(account_facts(json.loads(told)))
+    if "roles_mapping" in there:
+        for user, host, role, admin in session.rows(["User", "Host", "Role", "Admin_option"], "FROM mysql.roles_mapping"):
+            members["{0} in {1}".format(_grantee(user, host), role)] = admin
+    return {"account": {name: _digest(facts) for name, facts in accounts.items()}, "membership": members}
+
+
+def account_facts(told):
+    """What an account may and must, without what authenticates it: only whether something does."""
+    ways = [told] + [one for one in told.get("auth_or", []) if one]
+    wanted = ("max_", "ssl_", "x509_", "default_role", "account_locked", "is_role")
+    kept = {key: value for key, value in told.items() if value and key.startswith(wanted)}
+    plugins = sorted({one.get("plugin") or "mysql_native_password" for one in ways} if not told.get("is_role") else ())
+    return [plugins, any(one.get("authentication_string") not in (None, "", "invalid") for one in ways), kept]

@@ -25,6 +25,9 @@ PINS = (
     "SET statement_timeout = 0",
     "SET idle_in_transaction_session_timeout = 0",
     "SET lock_timeout = '60s'",
+    # Known to newer servers only; they would end the session that holds the snapshot.
+    # A DO block, because it prints nothing: some sessions' output is taken as it comes.
+    "DO $$BEGIN PERFORM set_config(name, '0', false) FROM pg_settings WHERE name IN ('transaction_timeout', 'idle_session_timeout'); END$$",
     # One picture for every statement of the session; pg_dump can be given the same one (pg_export_snapshot).
     "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY",
 )
@@ -60,17 +63,33 @@ def _name(schema, name):
     return "quote_ident({0}) || '.' || quote_ident({1})".format(schema, name)
 
 
+def _options(array):
+    """A dump writes options in the order of their names."""
+    return '(SELECT json_agg(o.x ORDER BY o.x COLLATE "C") FROM unnest({0}) AS o(x))'.format(array)
+
+
+def _tablespace(oid):
+    return "(SELECT s.spcname FROM pg_tablespace s WHERE s.oid = {0})".format(oid)
+
+
 _CLASS = "pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
 _CLASS_OURS = _OURS + " AND " + _not_extension("pg_class", "c.oid")
 
+# Tables of extensions are read too (people put rows there, and pg_dump only takes those that the extension declares), and what
+# somebody made inside the system's schemas, which no dump holds: both must be met in the copy or be named as missing.
 LIST_TABLES = (
     "SELECT json_build_array("
     + _name("n.nspname", "c.relname")
     + ", n.nspname, c.relname, c.relkind) FROM "
     + _CLASS
-    + " WHERE c.relkind IN ('r', 'm', 'S', 'f') AND "
+    + " WHERE c.relkind IN ('r', 'm', 'S', 'f') AND ("
     + _CLASS_OURS
+    + " OR c.relkind IN ('r', 'm') AND ("
+    + _OURS
+    + " OR c.oid >= 16384 AND n.nspname IN ('pg_catalog', 'information_schema')))"
 )
+
+PREPARED = "SELECT json_build_array(count(*)) FROM pg_prepared_xacts WHERE database = current_database()"
 
 # Pages may be missing (holes read as zeros) and come back written out, so zero pages are left out and short ones are padded.
 _PAGE = "(current_setting('block_size')::int / 4)"
@@ -98,6 +117,26 @@ def large_objects(session):
     return LARGE_OBJECTS if allowed else LARGE_OBJECTS_BY_READING
 
 
+def _existence(kind, catalog, alias, facts):
+    """Kinds that few databases hold: that each is there, under its full name, with a few facts."""
+    return (
+        "SELECT json_build_array('{0} ' || o.identity, {3}) FROM {1} {2}, pg_identify_object('{1}'::regclass, {2}.oid, 0) o "
+        "WHERE {2}.oid >= 16384 AND {4}"
+    ).format(kind, catalog, alias, facts, _not_extension(catalog, alias + ".oid"))
+
+
+_OTHERS = (
+    ("cast", "pg_cast", "k", "concat_ws('|', k.castcontext, k.castmethod, nullif(k.castfunc, 0)::regprocedure)"),
+    ("conversion", "pg_conversion", "k", "k.conproc::text"),
+    ("language", "pg_language", "k", "concat_ws('|', k.lanpltrusted, nullif(k.lanplcallfoid, 0)::regprocedure)"),
+    ("operator class", "pg_opclass", "k", "concat_ws('|', k.opcintype::regtype, k.opcdefault, nullif(k.opckeytype, 0)::regtype)"),
+    ("operator family", "pg_opfamily", "k", "''"),
+    ("text search dictionary", "pg_ts_dict", "k", "k.dictinitoption"),
+    ("text search parser", "pg_ts_parser", "k", "k.prsstart::text"),
+    ("text search template", "pg_ts_template", "k", "k.tmpllexize::text"),
+    ("transform", "pg_transform", "k", "''"),
+)
+
 # kind -> a statement that selects json_build_array(name, whatever describes the object ...)
 CATALOGUE = (
     (
@@ -113,7 +152,10 @@ CATALOGUE = (
         "relation",
         "SELECT json_build_array(" + _name("n.nspname", "c.relname") + ", c.relkind, c.relpersistence, "
         "pg_get_userbyid(c.relowner), " + _acl("c.relacl", "r", "c.relowner") + ", c.reloptions, c.relrowsecurity, "
-        "c.relforcerowsecurity, c.relreplident, obj_description(c.oid, 'pg_class'), c.relispartition, "
+        "c.relforcerowsecurity, c.relreplident, obj_description(c.oid, 'pg_class'), c.relispartition, c.reloftype::regtype::text, "
+        + _tablespace("c.reltablespace")
+        + ", (SELECT w.amname FROM pg_am w WHERE w.oid = c.relam), (SELECT w.reloptions FROM pg_class w "
+        "WHERE w.oid = c.reltoastrelid), "
         "pg_get_expr(c.relpartbound, c.oid), CASE WHEN c.relkind = 'p' THEN pg_get_partkeydef(c.oid) END, "
         "(SELECT json_agg(i.inhparent::regclass::text ORDER BY i.inhseqno) FROM pg_inherits i WHERE i.inhrelid = c.oid)) "
         "FROM " + _CLASS + " WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND " + _CLASS_OURS,
@@ -125,7 +167,12 @@ CATALOGUE = (
         "pg_get_expr(d.adbin, d.adrelid), to_jsonb(a) ->> 'attidentity', to_jsonb(a) ->> 'attgenerated', (SELECT o.collname "
         "FROM pg_collation o WHERE o.oid = a.attcollation), (SELECT json_agg(o.x ORDER BY o.x) FROM unnest(a.attoptions) AS o(x) "
         "WHERE o.x !~ '^pg_'), CASE WHEN a.attacl IS NULL THEN NULL ELSE " + _acl("a.attacl", "c", "c.relowner") + " END, "
-        "col_description(c.oid, a.attnum), a.attislocal) FROM " + _CLASS + " JOIN pg_attribute a ON a.attrelid = c.oid "
+        "col_description(c.oid, a.attnum), a.attislocal, CASE WHEN c.relkind IN ('r', 'p', 'm', 'f') THEN a.attstorage END, "
+        "to_jsonb(a) ->> 'attcompression', coalesce(to_jsonb(a) ->> 'attstattarget', '-1'), "
+        + _options("a.attfdwoptions")
+        + ") FROM "
+        + _CLASS
+        + " JOIN pg_attribute a ON a.attrelid = c.oid "
         "AND a.attnum > 0 AND NOT a.attisdropped LEFT JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum "
         "WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'c') AND " + _CLASS_OURS,
     ),
@@ -141,14 +188,20 @@ CATALOGUE = (
     (
         "index",
         "SELECT json_build_array(" + _name("n.nspname", "c.relname") + ", pg_get_indexdef(c.oid), i.indisclustered, "
-        "i.indisreplident, c.reloptions, obj_description(c.oid, 'pg_class')) FROM " + _CLASS + " JOIN pg_index i ON i.indexrelid = c.oid "
+        "i.indisreplident, i.indisvalid, c.reloptions, obj_description(c.oid, 'pg_class'), "
+        + _tablespace("c.reltablespace")
+        + ") FROM "
+        + _CLASS
+        + " JOIN pg_index i ON i.indexrelid = c.oid "
         "WHERE " + _CLASS_OURS + " AND " + _not_extension("pg_class", "i.indrelid"),
     ),
     (
         "constraint",
         "SELECT json_build_array(" + _name("n.nspname", "c.relname") + " || '.' || quote_ident(k.conname), k.contype, "
         "pg_get_constraintdef(k.oid), k.convalidated, obj_description(k.oid, 'pg_constraint')) FROM pg_constraint k "
-        "JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace WHERE " + _CLASS_OURS,
+        "JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace WHERE "
+        # NOT NULL is a property of the column; only PostgreSQL 18 and later write it down a second time.
+        "k.contype <> 'n' AND " + _CLASS_OURS,
     ),
     (
         "trigger",
@@ -179,7 +232,9 @@ CATALOGUE = (
         + ", obj_description(p.oid, 'pg_proc')) FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE "
         + _OURS
         + " AND "
-        + _not_extension("pg_proc", "p.oid"),
+        + _not_extension("pg_proc", "p.oid")
+        # The constructors of a range type come and go with it, and belong to whoever made the type.
+        + " AND NOT EXISTS (SELECT 1 FROM pg_depend x WHERE x.classid = 'pg_proc'::regclass AND x.objid = p.oid AND x.deptype = 'i')",
     ),
     (
         "type",
@@ -189,11 +244,11 @@ CATALOGUE = (
         + _acl("t.typacl", "T", "t.typowner")
         + ", format_type(nullif(t.typbasetype, 0), t.typtypmod), t.typnotnull, t.typdefault, "
         "(SELECT json_agg(e.enumlabel ORDER BY e.enumsortorder) FROM pg_enum e WHERE e.enumtypid = t.oid), (SELECT json_agg("
-        "pg_get_constraintdef(k.oid) ORDER BY k.conname) FROM pg_constraint k WHERE k.contypid = t.oid), obj_description(t.oid, 'pg_type')"
-        ") FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace WHERE t.typtype IN ('d', 'e', 'r') AND "
-        + _OURS
-        + " AND "
-        + _not_extension("pg_type", "t.oid"),
+        "pg_get_constraintdef(k.oid) ORDER BY k.conname) FROM pg_constraint k WHERE k.contypid = t.oid), obj_description(t.oid, 'pg_type'), "
+        "(SELECT o.collname FROM pg_collation o WHERE o.oid = t.typcollation), (SELECT concat_ws('|', r.rngsubtype::regtype, "
+        "(SELECT o.collname FROM pg_collation o WHERE o.oid = r.rngcollation), r.rngcanonical, r.rngsubdiff) FROM pg_range r WHERE r.rngtypid = t.oid)) FROM pg_type t JOIN "
+        "pg_namespace n ON n.oid = t.typnamespace WHERE (t.typtype IN ('d', 'e', 'r') OR t.typtype = 'c' AND EXISTS (SELECT 1 FROM "
+        "pg_class c WHERE c.oid = t.typrelid AND c.relkind = 'c')) AND " + _OURS + " AND " + _not_extension("pg_type", "t.oid"),
     ),
     (
         "extension",
@@ -202,7 +257,8 @@ CATALOGUE = (
     ),
     (
         "event trigger",
-        "SELECT json_build_array(quote_ident(e.evtname), e.evtevent, e.evtfoid::regproc::text, e.evtenabled, e.evttags) "
+        "SELECT json_build_array(quote_ident(e.evtname), e.evtevent, e.evtfoid::regproc::text, e.evtenabled, e.evttags, "
+        "pg_get_userbyid(e.evtowner)) "
         "FROM pg_event_trigger e",
     ),
     (
@@ -234,18 +290,83 @@ CATALOGUE = (
         "LEFT JOIN pg_namespace n ON n.oid = d.defaclnamespace",
     ),
     (
+        "foreign data wrapper",
+        "SELECT json_build_array(quote_ident(w.fdwname), w.fdwhandler::regproc::text, w.fdwvalidator::regproc::text, "
+        + _options("w.fdwoptions")
+        + ", "
+        "pg_get_userbyid(w.fdwowner), "
+        + _acl("w.fdwacl", "F", "w.fdwowner")
+        + ") FROM pg_foreign_data_wrapper w WHERE "
+        + _not_extension("pg_foreign_data_wrapper", "w.oid"),
+    ),
+    (
         "foreign server",
-        "SELECT json_build_array(quote_ident(s.srvname), w.fdwname, s.srvtype, s.srvversion, pg_get_userbyid(s.srvowner)) "
-        "FROM pg_foreign_server s JOIN pg_foreign_data_wrapper w ON w.oid = s.srvfdw",
+        "SELECT json_build_array(quote_ident(s.srvname), w.fdwname, s.srvtype, s.srvversion, pg_get_userbyid(s.srvowner), "
+        + _options("s.srvoptions")
+        + ", "
+        + _acl("s.srvacl", "S", "s.srvowner")
+        + ") FROM pg_foreign_server s JOIN pg_foreign_data_wrapper w ON w.oid = s.srvfdw",
+    ),
+    (
+        # Its options hold passwords, and only some accounts may read them: that there is one is all that is said here.
+        "user mapping",
+        "SELECT json_build_array(concat_ws(' at ', coalesce(u.usename, 'PUBLIC'), quote_ident(u.srvname))) FROM pg_user_mappings u",
+    ),
+    (
+        "foreign table",
+        "SELECT json_build_array("
+        + _name("n.nspname", "c.relname")
+        + ", s.srvname, "
+        + _options("t.ftoptions")
+        + ") FROM pg_foreign_table t JOIN pg_class c "
+        "ON c.oid = t.ftrelid JOIN pg_namespace n ON n.oid = c.relnamespace JOIN pg_foreign_server s ON s.oid = t.ftserver",
     ),
     (
         "publication",
-        "SELECT json_build_array(quote_ident(p.pubname), p.puballtables, p.pubinsert, p.pubupdate, p.pubdelete) FROM pg_publication p",
+        "SELECT json_build_array(quote_ident(p.pubname), to_jsonb(p) - 'oid' - 'pubowner', pg_get_userbyid(p.pubowner), "
+        "obj_description(p.oid, 'pg_publication'), (SELECT json_agg(t.x ORDER BY t.x ->> 'schemaname', t.x ->> 'tablename') FROM "
+        "(SELECT to_jsonb(v) AS x FROM pg_publication_tables v WHERE v.pubname = p.pubname) t)) FROM pg_publication p",
+    ),
+    (
+        # Whether it was enabled is not carried by a dump: a copy must not begin to fetch rows.
+        "subscription",
+        "SELECT json_build_array(quote_ident(s.subname), pg_get_userbyid(s.subowner), s.subslotname, s.subpublications) "
+        "FROM pg_subscription s JOIN pg_database d ON d.oid = s.subdbid WHERE d.datname = current_database()",
+    ),
+    (
+        "comment",
+        "SELECT json_build_array(concat_ws(' ', o.type, o.identity), d.description) FROM pg_description d, "
+        "pg_identify_object(d.classoid, d.objoid, d.objsubid) o WHERE (d.objoid >= 16384 OR d.classoid = 'pg_largeobject'::regclass) "
+        "AND NOT EXISTS (SELECT 1 FROM pg_depend x WHERE x.classid = d.classoid "
+        "AND x.objid = d.objoid AND x.deptype = 'e')",
+    ),
+    (
+        "security label",
+        "SELECT json_build_array(concat_ws(' ', s.objtype, s.objname), json_agg(s.provider || ' ' || s.label ORDER BY s.provider)) "
+        "FROM pg_seclabels s WHERE s.objtype NOT IN ('role', 'database', 'tablespace') GROUP BY s.objtype, s.objname",
+    ),
+    ("other object", " UNION ALL ".join(_existence(*one) for one in _OTHERS)),
+    (
+        # Granted on the system's own objects, so it hangs on no object of ours. The first role has another name on another server.
+        "grant on a system object",
+        "SELECT json_build_array(g.x, json_agg(concat_ws('|', CASE e.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_get_userbyid(e.grantee) END, "
+        'e.privilege_type, e.is_grantable) ORDER BY e.grantee::regrole::text COLLATE "C", e.privilege_type) FILTER (WHERE e.grantee '
+        "IS NOT NULL)) FROM (SELECT "
+        "p.oid::regprocedure::text AS x, p.proacl AS a FROM pg_proc p LEFT JOIN pg_init_privs i ON i.classoid = 'pg_proc'::regclass AND "
+        "i.objoid = p.oid WHERE p.oid < 16384 AND p.proacl IS DISTINCT FROM i.initprivs AND p.proacl IS NOT NULL UNION ALL SELECT "
+        "c.oid::regclass::text, c.relacl FROM pg_class c LEFT JOIN pg_init_privs i ON i.classoid = 'pg_class'::regclass AND "
+        "i.objoid = c.oid AND i.objsubid = 0 WHERE c.oid < 16384 AND c.relacl IS DISTINCT FROM i.initprivs AND c.relacl IS NOT NULL) g "
+        "LEFT JOIN LATERAL aclexplode(g.a) e ON e.grantee <> 10 GROUP BY g.x",
     ),
     (
         "database",
         "SELECT json_build_array('database', pg_encoding_to_char(d.encoding), d.datcollate, d.datctype, "
-        "pg_get_userbyid(d.datdba), " + _acl("d.datacl", "d", "d.datdba") + ", d.datconnlimit, shobj_description(d.oid, 'pg_database')) "
+        "pg_get_userbyid(d.datdba), "
+        + _acl("d.datacl", "d", "d.datdba")
+        + ", d.datconnlimit, shobj_description(d.oid, 'pg_database'), "
+        + _tablespace("nullif(d.dattablespace, 1663)")
+        + ", to_jsonb(d) ->> 'datlocprovider', coalesce(to_jsonb(d) ->> 'daticulocale', "
+        "to_jsonb(d) ->> 'datlocale')) "
         "FROM pg_database d WHERE d.datname = current_database()",
     ),
     (
@@ -259,7 +380,7 @@ CATALOGUE = (
 # Password verifiers are secrets: the artefact of globals carries them, a fingerprint only says whether there is one.
 _ROLE = (
     "SELECT json_build_array(quote_ident(a.rolname), a.rolsuper, a.rolinherit, a.rolcreaterole, a.rolcreatedb, "
-    "a.rolcanlogin, a.rolreplication, a.rolbypassrls, a.rolconnlimit, a.rolvaliduntil, {0}) FROM {1} a WHERE a.rolname !~ '^pg_'"
+    "a.rolcanlogin, a.rolreplication, a.rolbypassrls, a.rolconnlimit, a.rolvaliduntil, {0}, shobj_description(a.oid, 'pg_authid')) FROM {1} a WHERE a.rolname !~ '^pg_'"
 )
 GLOBALS = (
     ("role", _ROLE.format("a.rolpassword IS NOT NULL", "pg_authid")),
@@ -270,8 +391,15 @@ GLOBALS = (
     ),
     (
         "role setting",
-        "SELECT json_build_array(pg_get_userbyid(s.setrole) || '/' || split_part(c.x, '=', 1), c.x) "
-        "FROM pg_db_role_setting s, unnest(s.setconfig) AS c(x) WHERE s.setdatabase = 0 AND s.setrole <> 0",
+        "SELECT json_build_array(CASE s.setrole WHEN 0 THEN '(all roles)' ELSE pg_get_userbyid(s.setrole) END || '/' || split_part(c.x, '=', 1), "
+        "c.x) FROM pg_db_role_setting s, unnest(s.setconfig) AS c(x) WHERE s.setdatabase = 0",
+    ),
+    (
+        # Not where it lies: another machine has other directories.
+        "tablespace",
+        "SELECT json_build_array(quote_ident(s.spcname), pg_get_userbyid(s.spcowner), "
+        + _acl("s.spcacl", "t", "s.spcowner")
+        + ", s.spcoptions, shobj_description(s.oid, 'pg_tablespace')) FROM pg_tablespace s WHERE s.spcname !~ '^pg_'",
     ),
 )
 
@@ -286,8 +414,13 @@ _PRINTED_EXPRESSIONS = frozenset(["view", "constraint", "index", "policy", "rule
 _CAST = re.compile(r'::(?:"[^"]+"|[a-z_ ]*[a-z_])(?:\.(?:"[^"]+"|[a-z_]+))?(?:\(\d+(?:,\d+)?\))?(?:\[\])*')
 
 
+_QUOTED = re.compile(r"('(?:[^']|'')*')")
+
+
 def normal_expression(text):
-    return re.sub(r"[\s()]+", "", _CAST.sub("", text))
+    """What stands in quotes is data and stays as it is."""
+    parts = _QUOTED.split(text)
+    return "".join(part if part.startswith("'") else re.sub(r"[\s()]+", "", _CAST.sub("", part)) for part in parts)
 
 
 def _fold(kind, payload):
@@ -344,6 +477,12 @@ def take(session, database, method=None, progress=None):
     )[0]
     if version[2] != database:
         raise ValueError("the session is in database {0!r}, the fingerprint was asked for {1!r}".format(version[2], database))
+    waiting = session.rows(PREPARED)[0][0]
+    if waiting:
+        raise ValueError(
+            "{0} prepared transactions wait in database {1!r}; no dump holds what they wrote: commit them or roll them back "
+            "(pg_prepared_xacts names them)".format(waiting, database)
+        )
     method = method or choose_method(session, version[1])
     relations = session.rows(LIST_TABLES)
     holders = [one for one in relations if one[3] in ("r", "m")]
@@ -363,7 +502,7 @@ def take(session, database, method=None, progress=None):
         "derived": contents["m"],
         "catalogue": catalogue,
         "globals": global_objects(session, method),
-        "notes": {"foreign_tables": sorted(one[0] for one in relations if one[3] == "f")},
+        "notes": {"data_elsewhere": sorted(one[0] for one in relations if one[3] == "f")},
     }
 
 

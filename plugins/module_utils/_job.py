@@ -127,8 +127,8 @@ class Job(object):
                 stream.write(text)
         write_json_atomic(self._path("spec.json"), dict(spec, directory=self.directory))
         self._spawn([sys.executable, "-I", self._path("frame.py"), self.directory, entry])
-        deadline = time.time() + 30
-        while not os.path.exists(self._path("started")) and time.time() < deadline:
+        deadline = time.monotonic() + 30
+        while not os.path.exists(self._path("started")) and time.monotonic() < deadline:
             time.sleep(0.05)
 
     def _spawn(self, argv):
@@ -156,10 +156,10 @@ class Job(object):
     def wait(self, timeout, poll=0.2):
         # type: (float, float) -> Dict[str, Any]
         """Wait until the job has ended or C(timeout) seconds have passed; return its status."""
-        deadline = time.time() + timeout
+        deadline = time.monotonic() + timeout
         while True:
             status = self.status()
-            if status["state"] != "running" or time.time() >= deadline:
+            if status["state"] != "running" or time.monotonic() >= deadline:
                 return status
             time.sleep(poll)
 

@@ -100,7 +100,7 @@ def ending_with(chunks, marker, what, window=4096):
 class Throttle(object):
     """Holds the average at `rate` bytes a second; None means no limit."""
 
-    def __init__(self, rate, clock=time.time, sleep=time.sleep):
+    def __init__(self, rate, clock=time.monotonic, sleep=time.sleep):
         self._rate = rate
         self._clock = clock
         self._sleep = sleep

@@ -10,7 +10,7 @@ import os
 import re
 import signal
 import subprocess
-from typing import Any, Callable, Dict, List, Optional  # noqa: F401
+from typing import Any, Callable, Dict, List, Optional, Tuple  # noqa: F401
 
 from ansible_collections.sunset.crm.plugins.module_utils._vault import VaultError
 from ansible_collections.sunset.crm.plugins.module_utils._vault_scratch import Feed, Scratch, stop_server  # noqa: F401
@@ -33,8 +33,10 @@ SETTINGS = [
     "--max-allowed-packet=1G",
     "--lower-case-table-names=0",
 ]
+# Rows that are older than a constraint may break it: they must come back as they were. (No option of the server sets this.)
 # From then on the copy has this account and those of the source: what a new server brings along would look like a difference.
 OWN_ACCOUNT = """
+SET GLOBAL check_constraint_checks = OFF;
 CREATE USER {0}@localhost;
 GRANT ALL PRIVILEGES ON *.* TO {0}@localhost WITH GRANT OPTION;
 GRANT PROXY ON ''@'%' TO {0}@localhost WITH GRANT OPTION;
@@ -44,6 +46,25 @@ FLUSH PRIVILEGES;
 """
 # Kept small in memory; the same at creation and at run time.
 FILES = ["--innodb-log-file-size=32M"]
+
+
+# A grant on a table or routine of a database; it can only be given once the object is there.
+ON_OBJECT = re.compile(r"^GRANT .* ON (?:(?:FUNCTION|PROCEDURE|PACKAGE|PACKAGE BODY) )?`((?:[^`]|``)+)`\.`(?:[^`]|``)+` TO ")
+SYSTEM = ("mysql", "sys", "information_schema", "performance_schema")
+
+
+def split_users(text):
+    # type: (bytes) -> Tuple[bytes, List[Tuple[str, bytes]]]
+    """The accounts without the grants on objects, and those grants as (database, statement)."""
+    now, later = [], []
+    for line in text.splitlines(True):
+        match = ON_OBJECT.match(line.decode("utf-8", "surrogateescape"))
+        database = match.group(1).replace("``", "`") if match else ""
+        if match and database not in SYSTEM:
+            later.append((database, line))
+        else:
+            now.append(line)
+    return b"".join(now), later
 
 
 def find(names, paths=("/usr/sbin", "/usr/bin", "/usr/libexec", "/usr/local/sbin", "/usr/local/bin")):
@@ -96,6 +117,7 @@ class Mariadb(object):
         version = scratch_version(self.daemon)
         check_version(str(source.get("version") or ""), version)
         self.not_restored = []  # type: List[str]
+        self.later = []  # type: List[Tuple[str, bytes]]
 
     def __enter__(self):
         # type: () -> Mariadb
@@ -130,7 +152,16 @@ class Mariadb(object):
 
     def load_globals(self, text):
         # type: (bytes) -> None
+        text, self.later = split_users(text)
         self.scratch.run(self.argv(ACCOUNT), text)
+
+    def loaded(self, database):
+        # type: (str) -> int
+        """Called when the dump is in: the grants on its objects. Returns how many are on objects of other databases."""
+        mine = [line for name, line in self.later if name == database]
+        if mine:
+            self.scratch.run(self.argv(ACCOUNT), b"".join(mine))
+        return len(self.later) - len(mine)
 
     def feed(self):
         # type: () -> Feed

@@ -10,7 +10,7 @@ import os
 import re
 import signal
 import subprocess
-from typing import Any, Dict, List, Tuple  # noqa: F401
+from typing import Any, Callable, Dict, List  # noqa: F401
 
 from ansible_collections.sunset.crm.plugins.module_utils._vault import VaultError
 from ansible_collections.sunset.crm.plugins.module_utils._vault_scratch import Feed, KeptFeed, Scratch, stop_server  # noqa: F401
@@ -46,7 +46,9 @@ SETTINGS = {
     "log_min_error_statement": "panic",
     "logging_collector": "off",
 }
-TABLESPACE = re.compile(r"^(CREATE TABLESPACE|ALTER TABLESPACE|(GRANT|REVOKE)\b.*\bON TABLESPACE|COMMENT ON TABLESPACE)\b")
+TABLESPACE = re.compile(r"^(CREATE TABLESPACE .* LOCATION )'(?:[^']|'')*';$")
+# Settings of the source's database or roles that would keep the copy from being written, or read money in another way.
+PINNED = " options='-c default_transaction_read_only=off -c lc_monetary=C'"
 
 
 def installed(home=HOME):
@@ -92,24 +94,23 @@ def jobs(major, needed, free, cores):
     return max(1, min(cores, MOST_JOBS))
 
 
-def split_globals(text):
-    # type: (str) -> Tuple[str, List[str]]
-    """The globals without what needs directories of the source, and what was left out."""
-    kept, left_out = [], []
-    for line in text.splitlines(True):
-        if TABLESPACE.match(line):
-            left_out.append(" ".join(line.split()[:3]).rstrip(";"))
-        else:
-            kept.append(line)
-    return "".join(kept), left_out
+def relocated(text, place):
+    # type: (str, Callable[[int], str]) -> str
+    """The globals with each tablespace in a directory of our own: place(number) makes one and returns its path."""
+    lines = text.split("\n")
+    for number, line in enumerate(lines):
+        match = TABLESPACE.match(line)
+        if match:
+            lines[number] = "%s'%s';" % (match.group(1), place(number).replace("'", "''"))
+    return "\n".join(lines)
 
 
 def restore_argv(first, server):
     # type: (bytes, Postgresql) -> List[str]
     """pg_restore for the custom format, psql for a plain dump; both stop at the first error."""
     if first.startswith(b"PGDMP"):
-        extra = ["--no-tablespaces"] if server.without_tablespaces else []
-        return [server.tool("pg_restore"), "-e", "-C", "-h", server.socket, "-p", str(PORT), "-U", ROLE, "-d", "postgres"] + extra
+        where = ["-h", server.socket, "-p", str(PORT), "-U", ROLE, "-d", "dbname=postgres" + PINNED]
+        return [server.tool("pg_restore"), "-e", "-C"] + where
     return server.psql("postgres")
 
 
@@ -121,7 +122,6 @@ class Postgresql(object):
         # type: (Scratch, Dict[str, Any]) -> None
         self.scratch = scratch
         self.bin = os.path.join(HOME, str(choose_major(source.get("version", ""), installed())), "bin")
-        self.without_tablespaces = False
         self.not_restored = []  # type: List[str]
 
     def tool(self, name):
@@ -130,7 +130,7 @@ class Postgresql(object):
 
     def psql(self, database):
         # type: (str) -> List[str]
-        where = ["-h", self.socket, "-p", str(PORT), "-U", ROLE, "-d", database]
+        where = ["-h", self.socket, "-p", str(PORT), "-U", ROLE, "-d", "dbname=" + database + PINNED]
         return [self.tool("psql"), "-X", "-q", "-w", "-v", "ON_ERROR_STOP=1"] + where
 
     def __enter__(self):
@@ -159,9 +159,13 @@ class Postgresql(object):
 
     def load_globals(self, text):
         # type: (bytes) -> None
-        kept, self.not_restored = split_globals(text.decode("utf-8", "surrogateescape"))
-        self.without_tablespaces = bool(self.not_restored)
+        kept = relocated(text.decode("utf-8", "surrogateescape"), lambda number: self.scratch.sub("ts%d" % number))
         self.scratch.run(self.psql("postgres"), kept.encode("utf-8", "surrogateescape"))
+
+    def loaded(self, _database):
+        # type: (str) -> int
+        """PostgreSQL's grants on objects are in the dump itself."""
+        return 0
 
     def feed(self):
         # type: () -> Feed

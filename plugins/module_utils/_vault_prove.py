@@ -141,7 +141,10 @@ def prove_database(engine, artefacts, source, base, more):
             feed.finish()
         finally:
             feed.abandon()
-        artefacts.rec.note(act="restored into a throw-away server", engine=engine, artefact=needed["name"])
+        others = server.loaded(wanted["database"])
+        artefacts.rec.note(
+            act="restored into a throw-away server", engine=engine, artefact=needed["name"], grants_on_other_databases_left_out=others
+        )
         try:
             with _fingerprint.open_session(engine, **server.session_arguments(wanted["database"])) as session:
                 copy = without_own(_fingerprint.take(engine, session, wanted["database"], method=wanted["method"]))
@@ -162,6 +165,8 @@ def prove_database(engine, artefacts, source, base, more):
         "differences": differences[:SHOWN],
         "differences_total": len(differences),
         "not_restored": not_restored,
+        # Tables whose rows are kept on another server: no copy of this one can hold them.
+        "data_elsewhere": wanted.get("notes", {}).get("data_elsewhere", []),
         "engine_version": copy["version"],
         "source_version": wanted.get("version"),
         "version_relation": relation(str(wanted.get("version")), str(copy["version"])),
@@ -225,6 +230,9 @@ def without_own(copy):
     """The copy's fingerprint without the account that the proof works with: it says nothing about the copy."""
     for kind, name in (("role", _vault_postgresql.ROLE), ("account", "'%s'@'localhost'" % _vault_mariadb.ACCOUNT)):
         copy.get("globals", {}).get(kind, {}).pop(name, None)
+    members = copy.get("globals", {}).get("membership", {})
+    for member in [one for one in members if one.startswith("'%s'@" % _vault_mariadb.ACCOUNT)]:
+        del members[member]
     return copy
 
 

@@ -10,8 +10,9 @@ version_added: 0.1.0
 description:
   - Archives a directory with C(tar) into a staging directory, beside a manifest that this module makes by reading the tree
     itself (type, size, mode, owner, time, extended attributes and SHA-256 of every entry).
-  - The manifest is taken before and after the archive and must be equal. A file that changes or vanishes while it is read is an
-    error that names it.
+  - The archive is read on its way into the staging directory, and each of its members must have the content that the manifest says.
+    Then the tree is looked at again, and inodes, sizes and times must be what they were. A file that changes or vanishes while it is
+    read is an error that names it.
   - Owners, modes, times, ACLs, extended attributes, hard links, sparse files and names of any bytes are kept. Symbolic links are
     kept as links and never followed. Sockets are listed in the manifest, no archive can hold them.
   - The work is done by a detached job. A second run attaches to it, makes a killed one again, and changes nothing where the
@@ -25,6 +26,21 @@ options:
     description: The directory to archive. Another file system mounted inside it is refused, declare it as an item of its own.
     type: path
     required: true
+  only:
+    description:
+      - Archive these entries below O(path) alone, and what is below them. Keys and single configuration files are kept so.
+      - Relative to O(path). One that is missing is an error; a symbolic link on the way to one is not followed.
+    type: list
+    elements: str
+    default: []
+  leave_out:
+    description:
+      - Do not archive what these shell patterns match, such as caches. A pattern is compared with the whole path relative to O(path),
+        and its C(*) also stands for slashes. A directory that matches is not entered.
+      - What was left out stands in the manifest by name, and the result says how many entries that were.
+    type: list
+    elements: str
+    default: []
   staging:
     description:
       - Directory for the staged copy. It is made with mode 0700, its parent must exist.
@@ -70,6 +86,13 @@ EXAMPLES = r"""
     item: filestore:creme-uploads
     path: /srv/creme/media/upload
     staging: /srv/creme/.sunset-staging
+
+- name: Copy the keys that lie outside the database
+  sunset.crm.filestore_archive:
+    item: filestore:creme-keys
+    path: /etc/creme
+    only: [secret.key, conf/local_settings.py]
+    staging: /srv/creme/.sunset-staging
 """
 
 RETURN = r"""
@@ -106,7 +129,10 @@ result:
         bytes: 2300000
         sockets: 0
         manifest_sha256: 71c0b4f2a9d35e18f0a53c5b0c9d2d8a60c1b9e5cf1ed1d4e4d5d2ac9a0f4b7e
-        consistency: manifest equal before and after the archive
+        left_out: 0
+        only: []
+        leave_out: []
+        consistency: each member of the archive has the manifest's content; inodes, sizes and times equal before and after
         identity: {path: /srv/creme/media/upload, inode: 2, fs_uuid: 0a5a3c3e-1e0f-4f4c-9a70-5b7a2f1f0d11}
 evidence:
   description: What was found, done and found afterwards; goes into the ledger.
@@ -125,16 +151,20 @@ from ansible_collections.sunset.crm.plugins.module_utils._recorded import Record
 
 
 def main():
-    rec = Recorded(argument_spec=dict(_preserve.OPTIONS, path={"type": "path", "required": True}), object_lock="copy")
+    names = {"type": "list", "elements": "str", "default": []}
+    options = dict(_preserve.OPTIONS, path={"type": "path", "required": True}, only=names, leave_out=names)
+    rec = Recorded(argument_spec=options, object_lock="copy")
     path = rec.params["path"]
-    problem = _filestore.path_problem(path, rec.params["staging"])
+    selection = _filestore.selection_of(rec.params)
+    problem = _filestore.path_problem(path, rec.params["staging"]) or selection.problem()
     if problem:
         rec.fail(problem)
-    spec = {key: rec.params[key] for key in ("item", "path", "staging", "rate")}
+    spec = {key: rec.params[key] for key in ("item", "path", "only", "leave_out", "staging", "rate")}
     spec.update(kind="filestore", identity=_filestore.identity(path))
     staging = _staging.Staging(rec.params["staging"], rec.item)
     try:
-        _preserve.preserve(rec, staging, spec, lambda record: _filestore.unchanged(spec, record), _filestore.data_size(path))
+        size = _filestore.data_size(path, selection)
+        _preserve.preserve(rec, staging, spec, lambda record: _filestore.unchanged(spec, record), size)
     except _filestore.TreeError as error:
         rec.fail("{0}. Stop what writes there, then run the same command again".format(error), verdict="unknown")
 

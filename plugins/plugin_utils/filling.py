@@ -25,7 +25,7 @@ FREE = {
 # What says where a module looks: from the item's declaration (C(sunset_items)), or the module's default.
 PLANNED = {
     "database_dump": ("socket", "config", "password_file", "direct"),
-    "filestore_archive": ("direct",),
+    "filestore_archive": ("only", "leave_out", "direct"),
     "session_end": ("socket",),
     "web_closed": ("unit",),
     "docker_guests": ("socket",),

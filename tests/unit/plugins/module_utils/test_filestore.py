@@ -38,7 +38,7 @@ def by_name(entries):
 
 
 def restored(tree, tmp_path):
-    archive = b"".join(_filestore.archive_chunks(str(tree)))
+    archive = b"".join(_filestore.archive_chunks(str(tree), _filestore.manifest(str(tree))))
     target = tmp_path / "copy"
     target.mkdir()
     subprocess.run(
@@ -102,7 +102,7 @@ def test_each_damage_of_the_copy_is_named(tree, tmp_path, damage, told):
 def test_owners_are_read_from_the_archive_where_nobody_is_root(tree, tmp_path):
     entries = _filestore.manifest(str(tree))
     path = tmp_path / "a.tar"
-    path.write_bytes(b"".join(_filestore.archive_chunks(str(tree))))
+    path.write_bytes(b"".join(_filestore.archive_chunks(str(tree), _filestore.manifest(str(tree)))))
     with open(str(path), "rb") as stream:
         assert _filestore.tar_owner_differences(entries, stream) == []
     entries[1] = dict(entries[1], uid=4242)

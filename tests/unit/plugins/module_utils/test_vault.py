@@ -338,10 +338,10 @@ def test_how_versions_stand(source, here, word):
     assert _vault_prove.relation(source, here) == word
 
 
-def test_tablespaces_are_left_out_by_name():
-    text = "CREATE ROLE a;\nCREATE TABLESPACE fast OWNER a LOCATION '/ssd';\nGRANT ALL ON TABLESPACE fast TO a;\n"
-    kept, left_out = _vault_postgresql.split_globals(text)
-    assert kept == "CREATE ROLE a;\n" and left_out == ["CREATE TABLESPACE fast", "GRANT ALL ON"]
+def test_tablespaces_get_a_directory_of_the_scratch():
+    text = "CREATE ROLE a;\nCREATE TABLESPACE fast OWNER a LOCATION '/it''s';\nGRANT ALL ON TABLESPACE fast TO a;\n"
+    kept = _vault_postgresql.relocated(text, lambda number: "/scratch/ts%d" % number)
+    assert kept == text.replace("'/it''s'", "'/scratch/ts1'")
 
 
 def test_complaints_are_shown_without_data():
