@@ -108,6 +108,7 @@ def test_the_estate(audit: Audit, name: str) -> None:
 @pytest.mark.parametrize("package", PACKAGES)
 def test_a_package(audit: Audit, package: str, vault: str) -> None:
     passed(audit.block("package", package=package, on=vault))
+    passed(audit.block("package-signature", package=package, on=vault))
 
 
 @pytest.mark.parametrize("vault", VAULTS)
