@@ -41,9 +41,7 @@ NAMES = {
     "elasticsearch": "Elasticsearch",
     "cockroachdb": "CockroachDB",
 }
-INSTEAD = (
-    "Make its copy with its own tools, prove it by hand and hand it in as an attestation of the item, or end the item with a signed waiver"
-)
+INSTEAD = "Copy its data by its own tools, and have the survey's finding classified by a person instead of planning it as an item"
 # Servers that speak another's protocol: what their version says, and who they are.
 IMPOSTORS = {
     "postgresql": (("CockroachDB", "CockroachDB"), ("-YB-", "YugabyteDB"), ("Redshift", "Amazon Redshift"), ("Greenplum", "Greenplum")),

@@ -26,7 +26,7 @@ def library():
     except ImportError:
         raise VaultError(
             "the Python library XlsxWriter is not on this vault, and the export asks for XLSX; install the package python3-xlsxwriter "
-            "there, or leave XLSX out (sunset_readable: {xlsx: false}), which is then recorded",
+            "there, or leave XLSX out (sunset_settings: {readable: {xlsx: false}}), which is then recorded",
             verdict="unknown",
         )
     return xlsxwriter

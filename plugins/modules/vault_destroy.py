@@ -6,7 +6,7 @@
 DOCUMENTATION = r"""
 module: vault_destroy
 short_description: Destroys the keys and the ciphertext of one package whose retention has ended
-version_added: 0.2.0
+version_added: 0.1.0
 description:
   - Runs on a vault, as an unprivileged user. The only module that deletes a package; no other does, whatever its options.
   - The gate on the control node asks for a signed statement that names the package, the vault and the digests, for the end of the retention

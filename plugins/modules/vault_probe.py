@@ -6,7 +6,7 @@
 DOCUMENTATION = r"""
 module: vault_probe
 short_description: Looks whether a vault has what it needs, before a run begins
-version_added: 0.2.0
+version_added: 0.1.0
 description:
   - Runs on a vault and only reads. M(sunset.crm.run_open) refuses a run for which too few vaults answer well, before anything of
     the estate was touched.

@@ -6,7 +6,7 @@
 DOCUMENTATION = r"""
 module: vault_shelf
 short_description: Puts a sealed package into an S3 bucket with object lock
-version_added: 0.2.0
+version_added: 0.1.0
 description:
   - Runs on a vault, as its unprivileged user, after the package was sealed. Every file of the bag is stored under a lock that lasts at
     least as long as the package must be kept, and is read back from the store to its last byte.

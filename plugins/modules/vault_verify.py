@@ -6,7 +6,7 @@
 DOCUMENTATION = r"""
 module: vault_verify
 short_description: Verifies sealed packages at any later time, from the packages alone
-version_added: 0.2.0
+version_added: 0.1.0
 description:
   - Runs on a vault, as an unprivileged user, by schedule. Needs neither the estate nor its plan nor its ledger.
   - Reads every byte of each package against its manifests, looks for files that do not belong to it, checks the signature of the tag
