@@ -97,13 +97,13 @@ class ActionModule(ControlAction):
     def _vault(self, variables: Mapping[str, Any]) -> dict[str, Any]:
         """ledger_copy: whether the vault has the append-only place; pinned here, so that no later variable drops it."""
         found = {"root": str(variables.get("sunset_vault_root", "")), "ledger_copy": bool(variables.get("sunset_ledger_receiver"))}
-        shelf = variables.get("sunset_vault_shelf")
-        # A date of YAML is no JSON; everything else of the shelf is judged by the plan's own faults.
-        return (
-            {**found, "shelf": plain({key: str(value) if key == "retain_until" else value for key, value in shelf.items()})}
-            if shelf
-            else found
-        )
+        for name in ("live_dir", "scratch"):
+            if variables.get(f"sunset_vault_{name}"):
+                found[name] = str(variables[f"sunset_vault_{name}"])
+        if shelf := variables.get("sunset_vault_shelf"):
+            # A date of YAML is no JSON; everything else of the shelf is judged by the plan's own faults.
+            found["shelf"] = plain({key: str(value) if key == "retain_until" else value for key, value in shelf.items()})
+        return found
 
     def _estate_facts(self, args: dict[str, Any], groups: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
         signers = Path(str(args["allowed_signers"])).expanduser()

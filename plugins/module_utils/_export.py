@@ -222,8 +222,8 @@ def package(name, title, created, resources, more):
 README = """{title}
 {line}
 
-This archive holds every row of a database as plain text, so that it can be read without the application and without a
-database server. It was written from a copy that had been restored from the stored dump and compared with the source.
+This archive holds every row of every table of a database as plain text, so that it can be read without the application and
+without a database server. Large objects, views and computed columns are not in it; they are in the dump. It was written from a copy that had been restored from the stored dump and compared with the source.
 The dump beside it in the package is the original; this is the readable form.
 
 tables/      one CSV file a table, all rows, also those that the application calls deleted

@@ -14,9 +14,11 @@ import stat
 from typing import Any, Callable, Dict, List, Optional, Tuple
 
 from ansible_collections.sunset.crm.plugins.module_utils import (
+    _database,
     _device,
     _dump_lite,
     _filestore,
+    _reach,
     _scheduler,
     _service,
     _sqlclient,
@@ -28,6 +30,10 @@ from ansible_collections.sunset.crm.plugins.module_utils._survey_media import Me
 
 Row = Dict[str, Any]
 Server = Tuple[str, Any]
+
+
+# The word for data of a server that is no part of the estate (a managed service): no medium of the plan carries them.
+ELSEWHERE = "elsewhere"
 
 
 def answer(found: str, detail: str = "", identity: Optional[Row] = None, media: Optional[List[Row]] = None) -> Row:
@@ -113,9 +119,29 @@ class Expected(object):
         if problem:
             return answer("unknown", problem)
         try:
-            return looks[item["engine"]](item)
+            return self._reached(item) if item.get("reach") else looks[item["engine"]](item)
         except _sqlclient.SqlError as err:
             return answer("unknown", "the server could not be asked: %s" % err)
+        except (_database.DatabaseError, _reach.ReachError) as err:
+            return answer("unknown", str(err))
+
+    def _reached(self, item: Row) -> Row:
+        """Another way than the local socket: asked as the dump will ask it, so that both see the same identity."""
+        spec, _size = _database.specification({"item": "database:" + item["name"], **item})
+        data, kind = item.get("data"), item["reach"].get("kind")
+        if data == ELSEWHERE:
+            return answer("yes", "", spec["identity"])
+        places = [data] if data else []
+        if kind == "container" and not data:
+            _tool, found = _reach.find_container(item["reach"]["container"])
+            places = sorted(one["Source"] for one in found["mounts"] or [] if one.get("Source"))
+        if not places:
+            where = "in the container itself, on no volume" if kind == "container" else "on a machine that TCP does not tell"
+            return answer(
+                "unknown", "its data lie %s: declare data (the directory on this host, or %r)" % (where, ELSEWHERE), spec["identity"]
+            )
+        media = self.media.below(places)
+        return answer("yes", "" if media else "its data lie on no block device that can be seen", spec["identity"], media)
 
     def _lies_where(self, item: Row, places: List[str]) -> Optional[str]:
         """A server that keeps its data elsewhere than declared is not the declared one."""

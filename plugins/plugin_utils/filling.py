@@ -115,7 +115,11 @@ def _service_state(item: Item, plan: Plan, view: View, vault: str) -> Options:
 
 def _database_dump(item: Item, plan: Plan, view: View, vault: str) -> Options:
     expects = item["expects"]
-    return {name: expects.get(name) for name in ("engine", "database", "port", "staging", "reach")}
+    filled = {name: expects.get(name) for name in ("engine", "database", "port", "staging", "reach")}
+    if (expects.get("reach") or {}).get("kind") == "container":
+        # Its container stops before the vaults pull, so nothing could be sent to them without staging.
+        filled["direct"] = "never"
+    return filled
 
 
 def _filestore_archive(item: Item, plan: Plan, view: View, vault: str) -> Options:

@@ -167,7 +167,7 @@ def _item_faults(item: Item, ids: set[str], waves: list[str]) -> list[str]:
     wrong += [f"{name} stands on {parent}, which the plan does not have" for parent in item["stands_on"] if parent not in ids]
     wrong += [f"{name} lies on {medium}, which the plan does not have" for medium in item.get("media", []) if medium not in ids]
     wrong += [f"{name} lies on {medium}, which is no medium" for medium in item.get("media", []) if not medium.startswith("medium:")]
-    if item.get("kind") in ("database", "filestore") and not item.get("media"):
+    if item.get("kind") in ("database", "filestore") and not item.get("media") and not _elsewhere(item):
         wrong.append(f"{name} lies on no known medium")
     if not name.startswith(f"{item['kind']}:") or (item["kind"] == "host" and name != f"host:{item['host']}"):
         wrong.append(f"{name} is not named after its kind {item['kind']!r}" + (" and host" if item["kind"] == "host" else ""))
@@ -179,6 +179,12 @@ def _item_faults(item: Item, ids: set[str], waves: list[str]) -> list[str]:
     if item["kind"] == "application" and not any(item["expects"].get(part) for part in ("schedulers", "web", "services")):
         wrong.append(f"{name} declares nothing to freeze or stop (schedulers, web, services), so nothing could show that it is down")
     return wrong
+
+
+def _elsewhere(item: Item) -> bool:
+    """A database on a server that is no part of the estate, reached over the network: a person has declared that no medium here carries it."""
+    expects = item["expects"]
+    return bool(expects.get("data") == "elsewhere" and (expects.get("reach") or {}).get("kind") == "tcp" and not expects.get("unit"))
 
 
 def _setting_faults(data: dict[str, Any]) -> list[str]:

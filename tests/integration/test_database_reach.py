@@ -89,6 +89,14 @@ def servers() -> Iterator[Servers]:
         yield host
 
 
+def surveyed(servers: Servers, options: dict[str, Any], **more: Any) -> dict[str, Any]:
+    declared = {key: value for key, value in options.items() if key not in ("item", "staging")}
+    item = {"kind": "database", "name": options["item"].partition(":")[2], **declared, **more}
+    seen = servers.module("host_survey", items=[item])["survey"]["expected"][options["item"]]
+    assert isinstance(seen, dict)
+    return seen
+
+
 @pytest.fixture(scope="module")
 def box(servers: Servers) -> Iterator[Servers]:
     """A container with both engines; the password of MariaDB's root is in its environment, as in the official images."""
@@ -397,3 +405,25 @@ def test_a_container_that_dies_leaves_no_copy_and_one_made_anew_is_the_same_serv
     docker("restart", BOX)
     wait_for_box(box, PASSWORD)
     assert not dump(box, options)["changed"]
+
+
+@TCP
+def test_the_survey_goes_the_same_way(servers: Servers, options: dict[str, Any]) -> None:
+    """What the survey takes for the item's identity is what the dump finds; where the data lie has to be said."""
+    found = surveyed(servers, options, data="/srv")
+    dumped = servers.module("database_dump", check=True, **options)["evidence"]
+    assert (found["found"], found["detail"]) in (("yes", ""), ("yes", "its data lie on no block device that can be seen"))
+    assert found["identity"]["database"] == options["database"] and dumped["verdict"] == "unknown"
+    assert surveyed(servers, options, data="elsewhere") == {**found, "media": [], "detail": ""}
+    untold = surveyed(servers, options)
+    assert untold["found"] == "unknown" and "declare data" in untold["detail"]
+    assert CORE not in json.dumps([found, untold])
+
+
+@BOXED
+def test_the_survey_looks_into_the_container(box: Servers, options: dict[str, Any]) -> None:
+    found = surveyed(box, options)
+    copied = box.module("database_dump", **options)["result"]["source"]["identity"]
+    assert found["found"] == "yes" and found["identity"] == copied
+    gone = surveyed(box, {**options, "reach": {"kind": "container", "container": "sunset-test-nobody"}})
+    assert gone["found"] == "unknown" and "was not found" in gone["detail"]

@@ -85,6 +85,26 @@ def test_the_items_of_one_stack_leave_each_others_containers_alone() -> None:
     assert (filled("container:shopdb")["containers"], filled("container:shopdb")["others"]) == (["shop-db"], ["shop-web"])
 
 
+def test_it_is_staged_in_any_case() -> None:
+    dump = steps.find("database_dump", {})
+    assert filling.options(dump, PLAN.items["database:shop"], PLAN, Book(PLAN).view(), "")["direct"] == "never"
+    assert "direct" not in filling.options(dump, PLAN.items["database:creme"], PLAN, Book(PLAN).view(), "")
+
+
+def test_data_may_lie_elsewhere_only_where_a_person_said_so_of_a_server_on_the_network() -> None:
+    found = plan_data()
+    item = item_of(found, "database:creme")
+    item["media"] = []
+    del item["expects"]["unit"]
+    assert plans.faults(found) == ["database:creme lies on no known medium"]
+    item["expects"]["data"] = "elsewhere"
+    assert plans.faults(found) == ["database:creme lies on no known medium"]
+    item["expects"]["reach"] = {"kind": "tcp", "config": {"format": "env", "path": "/x"}}
+    assert plans.faults(found) == []
+    item["expects"]["unit"] = "postgresql.service"
+    assert plans.faults(found) == ["database:creme lies on no known medium"]
+
+
 def test_a_shared_label_needs_lists_of_containers() -> None:
     one, other = {"name": "a", "label": "x=y", "containers": ["p"]}, {"name": "b", "label": "x=y"}
     with pytest.raises(Refusal, match="container:b shares the label x=y with another item"):
