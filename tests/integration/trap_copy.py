@@ -67,7 +67,7 @@ try:
     wanted = json.loads(artefacts.text(artefacts.one("fingerprint")).decode())
     if job["hold"]:
         _fingerprint.take = held
-    say({{"result": prove.prove_database(job["engine"], artefacts, job["source"], "/dev/shm", {{}})}})
+    say({{"result": prove.prove_database(job["engine"], artefacts, job["source"], "/dev/shm", {{"readable": {{"tables": False}}}})}})
 except _vault.VaultError as error:
     say({{"error": str(error), "verdict": error.verdict}})
 """
