@@ -52,6 +52,11 @@ SCHEMA = {
                         "type": "object",
                         "description": "facts about the source, among them the digest that a restored copy must have",
                     },
+                    "allowed_differences": {
+                        "type": "array",
+                        "description": "tables whose content may differ in as many rows: the product changes it by itself",
+                        "items": {"type": "string"},
+                    },
                     "proven": {
                         "type": "object",
                         "description": "the restore proof that was made before the sealing",
@@ -207,6 +212,8 @@ def document(package, date, records, readable):
             },
             "artefacts": [artefact(slug, entry) for entry in stored["artefacts"]],
         }
+        if proof.get("allowed_differences"):
+            one["allowed_differences"] = proof["allowed_differences"]
         if slug in exports:
             export = exports[slug]
             path = {"path": export["path"], "sha256": export["cipher_sha256"], "bytes": int(export["cipher_bytes"])}
