@@ -96,6 +96,13 @@ def test_verdicts():
         assert _vault_verify.joined(fixed, [{"item": "database:crm", "verdict": verdict}])["verdict"] == word
 
 
+@pytest.mark.parametrize(
+    ("name", "word"), [("crm.sqlite3.zst", "sqlite3 FILE"), ("q.redis.jsonl.gz", "RESTORE"), ("f.manifest.jsonl", "any reader")]
+)
+def test_what_opens_an_artefact(name, word):
+    assert word in _vault_contents.opened_by(name)
+
+
 CHANGED = {"kind": "table", "name": "public.ir_config_parameter", "what": "content"}
 
 
