@@ -11,8 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ansible_collections.sunset.crm.plugins.plugin_utils import copies, ledger, survey
 from ansible_collections.sunset.crm.plugins.plugin_utils import estate as estates
-from ansible_collections.sunset.crm.plugins.plugin_utils import ledger, survey
 from ansible_collections.sunset.crm.plugins.plugin_utils import plan as plans
 from ansible_collections.sunset.crm.plugins.plugin_utils.control import ControlAction, host_variables
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
@@ -96,7 +96,8 @@ class ActionModule(ControlAction):
 
     def _vault(self, variables: Mapping[str, Any]) -> dict[str, Any]:
         """ledger_copy: whether the vault has the append-only place; pinned here, so that no later variable drops it."""
-        found = {"root": str(variables.get("sunset_vault_root", "")), "ledger_copy": bool(variables.get("sunset_ledger_receiver"))}
+        copied = bool(variables.get("sunset_ledger_receiver")) and not copies.on_control_node(variables)
+        found: dict[str, Any] = {"root": str(variables.get("sunset_vault_root", "")), "ledger_copy": copied}
         for name in ("live_dir", "scratch"):
             if variables.get(f"sunset_vault_{name}"):
                 found[name] = str(variables[f"sunset_vault_{name}"])

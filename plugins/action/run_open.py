@@ -157,11 +157,11 @@ def _same_keys(genesis: dict[str, Any] | None, pins: dict[str, str]) -> None:
 
 
 def _receivers(vaults: list[str], task_vars: dict[str, Any]) -> list[dict[str, Any]]:
-    """The append-only places that the inventory names, one a vault (sunset_ledger_receiver)."""
+    """The append-only places that the inventory names, one a vault (sunset_ledger_receiver). A vault on the control node has none."""
     found = []
     for vault in vaults:
         variables = host_variables(task_vars, vault)
         receiver = variables.get("sunset_ledger_receiver")
-        if receiver:
+        if receiver and not copies.on_control_node(variables):
             found.append({"vault": vault, "address": str(variables.get("ansible_host", vault)), **plain(receiver)})
     return found

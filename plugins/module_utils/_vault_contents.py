@@ -52,6 +52,11 @@ SCHEMA = {
                         "type": "object",
                         "description": "facts about the source, among them the digest that a restored copy must have",
                     },
+                    "allowed_differences": {
+                        "type": "array",
+                        "description": "tables whose content may differ in as many rows: the product changes it by itself",
+                        "items": {"type": "string"},
+                    },
                     "proven": {
                         "type": "object",
                         "description": "the restore proof that was made before the sealing",
@@ -97,8 +102,8 @@ OPENERS = (
     (".sql", "mariadb --binary-mode --default-character-set=utf8mb4 <FILE"),
     (".image.tar", "docker load -i FILE"),
     (".tar", "tar -xf FILE"),
-    (".sqlite", "sqlite3 FILE"),
-    (".rdb", "redis-server --dbfilename FILE"),
+    (".sqlite3", "sqlite3 FILE"),
+    (".redis.jsonl", "one line of JSON a key; its dump (base64) is for RESTORE of redis-cli"),
     (".zip", "unzip FILE (CSV in UTF-8 with a table schema beside each)"),
     (".json", "any reader of JSON"),
     (".jsonl", "any reader of JSON, line by line"),
@@ -207,6 +212,8 @@ def document(package, date, records, readable):
             },
             "artefacts": [artefact(slug, entry) for entry in stored["artefacts"]],
         }
+        if proof.get("allowed_differences"):
+            one["allowed_differences"] = proof["allowed_differences"]
         if slug in exports:
             export = exports[slug]
             path = {"path": export["path"], "sha256": export["cipher_sha256"], "bytes": int(export["cipher_bytes"])}

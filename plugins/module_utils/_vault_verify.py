@@ -226,6 +226,10 @@ def contents(package):
             names += [entry["stored"]["file"] for entry in one["artefacts"]]
             if item_slug(one["item"]) != one["slug"] or not all(NAME.match(name) for name in names):
                 raise VaultError("contents.json names something else than plain files of this package", verdict="unknown")
+            allowed = one.get("allowed_differences", [])
+            # A text would be searched for parts of a table's name.
+            if not isinstance(allowed, list) or not all(isinstance(table, type("")) for table in allowed):
+                raise VaultError("contents.json does not list the allowed differences of %s" % one["item"], verdict="unknown")
     except (ValueError, KeyError, TypeError, AttributeError) as exc:
         raise VaultError("contents.json cannot be understood: %s" % type(exc).__name__, verdict="unknown")
     return dict(found)
@@ -243,10 +247,12 @@ def prove_one(package, one, which, scratch, notes):
     if one["identity"] not in which:
         why = "the second identity (keys) was not lent; on the custodian's machine: scripts/custodian lend"
         return {"item": one["item"], "verdict": "unknown", "why": why}
-    stored = [entry["stored"] for entry in one["artefacts"]]
+    artefacts = _vault_prove.Artefacts(package, one["item"], [entry["stored"] for entry in one["artefacts"]], notes)
+    # What the proof before the sealing allowed is part of its verdict; exports and pairs are not made again.
+    more = {"readable": {"tables": False}, "allowed_differences": one.get("allowed_differences", [])}
     try:
         with locked(one["item"]):
-            result = _vault_prove.prove(one["proof"], _vault_prove.Artefacts(package, one["item"], stored, notes), one["source"], scratch)
+            result = _vault_prove.prove(one["proof"], artefacts, one["source"], scratch, more)
             read_export(package, one)
     except (VaultError, KeyError) as exc:
         verdict = "different" if isinstance(exc, VaultError) and exc.verdict == "no" else "unknown"

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
@@ -18,6 +19,14 @@ from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
 from ansible_collections.sunset.crm.plugins.plugin_utils.estate import Estate
 
 Receiver = dict[str, Any]
+
+
+LOCAL = ("local", "ansible.builtin.local")
+
+
+def on_control_node(variables: Mapping[str, Any]) -> bool:
+    """Whether a vault is a directory on the control node: whoever can rewrite the ledger here could rewrite a copy there as well."""
+    return str(variables.get("ansible_connection", "")) in LOCAL
 
 
 def command(receiver: Receiver) -> list[str]:

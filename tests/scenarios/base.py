@@ -142,6 +142,7 @@ class Scenario(ABC):
             ),
             "refused": sorted(str(record["item"]) for record in records if record["kind"] == "refused"),
             "accepted": sorted(seen.accepted),
+            "verified": [f"{record['vault']} {record['verdict']}" for record in records if record["kind"] == "verified"],
         }
 
     def result(self, item: str, aspect: str) -> dict[str, Any]:

@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import base64
+import json
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -64,6 +65,28 @@ def drop_access(host: str) -> None:
     world.shell(host, "sed -i '/^restrict,command=/d' /root/.ssh/authorized_keys")
 
 
+LITE = "/srv/preserve-lite-calm/crm.sqlite3"
+LAY_LITE = f"""
+rm -rf /srv/preserve-lite-calm; install -d /srv/preserve-lite-calm
+python3 - <<'P'
+import sqlite3
+c = sqlite3.connect("{LITE}")
+c.execute("PRAGMA journal_mode = WAL")
+c.execute("CREATE TABLE people (n INTEGER PRIMARY KEY, name TEXT)")
+c.executemany("INSERT INTO people VALUES (?, ?)", [(n, "Zoë Müster, 田中 %d" % n) for n in range(70)])
+c.commit()
+P
+"""
+QUEUE_SOCKET = "/run/preserve-queue-calm.sock"
+LAY_QUEUE = f"""
+systemctl stop preserve-queue-calm.service 2>/dev/null || true
+rm -rf /srv/preserve-queue-calm; install -d /srv/preserve-queue-calm/data
+systemd-run -q --collect --unit preserve-queue-calm redis-server --port 0 --unixsocket {QUEUE_SOCKET} --save "" --dir /srv/preserve-queue-calm/data
+i=0; until redis-cli -s {QUEUE_SOCKET} ping 2>/dev/null | grep -q PONG; do i=$((i + 1)); [ $i -lt 100 ] || exit 1; sleep 0.1; done
+redis-cli -s {QUEUE_SOCKET} RPUSH queue:mail one two three >/dev/null
+"""
+
+
 class Preserve(Scenario):
     name = "preserve"
     moment = Moment(1.2, "database:preserve-torn", "dump", extra=("-e", "preserve_rate=600000"))
@@ -74,12 +97,18 @@ class Preserve(Scenario):
         for part in world.PARTS:
             lay_database("data1", f"preserve-{part}", part)
             lay_files("data1", f"preserve-{part}")
+        world.shell("data1", LAY_LITE)
+        world.shell("data1", LAY_QUEUE)
 
     def declared(self) -> dict[str, list[Declaration]]:
         items: list[Declaration] = [nowhere()]
         for part in world.PARTS:
             name = f"preserve-{part}"
             items += [database(name, f"/srv/{name}/.staging"), filestore(name)]
+        items.append({"kind": "database", "name": "preserve-lite-calm", "engine": "sqlite", "database": LITE,
+                      "staging": "/srv/preserve-lite-calm/.staging", "identity": {"path": LITE}})  # fmt: skip
+        items.append({"kind": "database", "name": "preserve-queue-calm", "engine": "redis", "database": "all", "socket": QUEUE_SOCKET,
+                      "staging": "/srv/preserve-queue-calm/.staging", "identity": {"dir": "/srv/preserve-queue-calm/data"}})  # fmt: skip
         # Something that writes stands on the kept data sets, and nobody has stopped it.
         uses = ["database:preserve-kept", "filestore:preserve-kept"]
         services = [{"unit": "preserve-kept-web.service", "ports": []}]
@@ -101,6 +130,20 @@ class Preserve(Scenario):
                 "roles": sorted(one["role"] for one in recorded),
                 **self._opened(paths),
             }
+        return seen | self._others()
+
+    def _others(self) -> dict[str, Any]:
+        """The copies of SQLite and Redis, opened by Python's own sqlite3 and read as JSON."""
+        seen: dict[str, Any] = {"lite": 0, "queue": []}
+        for artefact in self.result("database:preserve-lite-calm", "dump").get("artefacts", []):
+            if artefact["role"] == "dump":
+                world.shell("data1", f"zstd -qdfc {artefact['path']} >/srv/opened.sqlite3")
+                count = "import sqlite3; print(sqlite3.connect('/srv/opened.sqlite3').execute('SELECT count(*) FROM people').fetchone()[0])"
+                seen["lite"] = int(world.shell("data1", f'python3 -c "{count}"; rm -f /srv/opened.sqlite3*'))
+        for artefact in self.result("database:preserve-queue-calm", "dump").get("artefacts", []):
+            if artefact["role"] == "dump":
+                lines = [json.loads(line) for line in world.shell("data1", f"zstd -qdc {artefact['path']}").splitlines()]
+                seen["queue"] = [[base64.b64decode(one["key"]).decode(), one["length"]] for one in lines if "key" in one]
         return seen
 
     def _opened(self, paths: dict[str, str]) -> dict[str, Any]:

@@ -255,6 +255,17 @@ def test_a_plan_is_written_and_a_second_survey_changes_nothing(tmp_path: Path) -
     assert "machine_id" in act(plan_build, made, args, **survey_variables("2"))["diff"]["prepared"]
 
 
+@pytest.mark.parametrize(("connection", "copied"), [("ssh", True), ("local", False), ("ansible.builtin.local", False)])
+def test_a_vault_on_the_control_node_is_no_place_for_a_second_ledger(tmp_path: Path, connection: str, copied: bool) -> None:
+    variables = survey_variables()
+    receiver = {"user": "ledger", "key": "/k", "known_hosts": "/h"}
+    variables["hostvars"]["vault1"].update(ansible_connection=connection, sunset_ledger_receiver=receiver)
+    made = Estate.at(tmp_path / "acme")
+    act(plan_build, made, build_args(tmp_path), **variables)
+    assert made.plan().data["vaults"]["vault1"]["ledger_copy"] is copied
+    assert [one["vault"] for one in run_open._receivers(["vault1"], variables)] == ["vault1"] * copied
+
+
 @pytest.mark.parametrize("seen", [{"failed": True, "survey": {"machine_id": "1"}}, {}, {"unreachable": True}])
 def test_a_survey_that_failed_is_no_plan(tmp_path: Path, seen: Result) -> None:
     variables = survey_variables()

@@ -3,7 +3,10 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Decisions about sealed packages, without a vault."""
 
+import contextlib
 import datetime
+import json
+import os
 import subprocess
 
 import pytest
@@ -12,10 +15,12 @@ from ansible_collections.sunset.crm.plugins.module_utils import (
     _vault_contents,
     _vault_destroy,
     _vault_package,
+    _vault_prove,
     _vault_readme,
+    _vault_stream,
     _vault_verify,
 )
-from ansible_collections.sunset.crm.plugins.module_utils._vault import VaultError
+from ansible_collections.sunset.crm.plugins.module_utils._vault import Package, VaultError
 
 TODAY = datetime.date(2026, 11, 21)
 SEEN = {
@@ -89,6 +94,65 @@ def test_verdicts():
     fixed = {"damage": [], "unknown": [], "verdict": "intact"}
     for verdict, word in (("equal", "intact"), ("different", "damaged"), ("unknown", "unknown"), ("anything", "unknown")):
         assert _vault_verify.joined(fixed, [{"item": "database:crm", "verdict": verdict}])["verdict"] == word
+
+
+@pytest.mark.parametrize(
+    ("name", "word"), [("crm.sqlite3.zst", "sqlite3 FILE"), ("q.redis.jsonl.gz", "RESTORE"), ("f.manifest.jsonl", "any reader")]
+)
+def test_what_opens_an_artefact(name, word):
+    assert word in _vault_contents.opened_by(name)
+
+
+CHANGED = {"kind": "table", "name": "public.ir_config_parameter", "what": "content"}
+
+
+@contextlib.contextmanager
+def unlocked(_item):
+    yield
+
+
+def sealed_and_read(tmp_path, monkeypatch, allowed):
+    """The data set of a contents.json as the sealing writes it and the verification reads it, without age between them."""
+    package = Package(str(tmp_path), "acme", "db1", None)
+    os.makedirs(package.state_dir)
+    stored = {"item": "database:crm", "artefacts": []}
+    asked = _vault_prove.question("postgresql", [], {"fingerprint_sha256": "f" * 64}, allowed)
+    _vault_prove.keep(package, "database:crm", asked, {"verdict": "equal"}, {"fingerprint_sha256": "f" * 64})
+    with open(package.proof_path("database:crm")) as stream:
+        records = [("database-crm", stored, json.load(stream))]
+    document = _vault_contents.document(package, "2026-11-21T00:00:00Z", records, [])
+    text = _vault_contents.text_of(document).encode("utf-8")
+    monkeypatch.setattr(_vault_stream, "decrypt_into", lambda _path, _identity, _codec, sink: sink(text))
+    return package, document
+
+
+@pytest.mark.parametrize(("allowed", "word"), [(["ir_config_parameter"], "equal"), ([], "different"), (["other"], "different")])
+def test_what_was_allowed_to_differ_is_allowed_again_from_the_package_alone(tmp_path, monkeypatch, allowed, word):
+    seen = {}
+
+    def restored(_engine, _artefacts, _source, _base, more):
+        seen.update(more)
+        rest = _vault_prove.allow([CHANGED], more["allowed_differences"])[0]
+        return {"verdict": "different" if rest else "equal"}
+
+    monkeypatch.setattr(_vault_prove, "prove_database", restored)
+    monkeypatch.setattr(os, "geteuid", lambda: 1000)
+    monkeypatch.setattr(_vault_verify, "locked", unlocked)
+    package, _document = sealed_and_read(tmp_path, monkeypatch, allowed)
+    (one,) = _vault_verify.contents(package)["data_sets"]
+    assert _vault_verify.prove_one(package, one, ["data"], str(tmp_path), _vault_verify.Notes())["verdict"] == word
+    assert seen["readable"] == {"tables": False} and "pairs" not in seen, "a verification compares, it writes no export"
+
+
+def test_packages_of_earlier_versions_allow_nothing_and_a_text_is_no_list(tmp_path, monkeypatch):
+    package, document = sealed_and_read(tmp_path, monkeypatch, [])
+    assert "allowed_differences" not in document["data_sets"][0]
+    for wrong in ("ir_config_parameter", [1], {"a": "b"}, None):
+        document["data_sets"][0]["allowed_differences"] = wrong
+        text = _vault_contents.text_of(document).encode("utf-8")
+        monkeypatch.setattr(_vault_stream, "decrypt_into", lambda _path, _identity, _codec, sink, text=text: sink(text))
+        with pytest.raises(VaultError, match="does not list the allowed differences"):
+            _vault_verify.contents(package)
 
 
 def test_segments_are_joined_by_the_readme_in_their_order(tmp_path):

@@ -40,6 +40,13 @@ def encrypted(tmp_path, identity, data, name="x.age"):
     return target, facts
 
 
+def test_tools_are_told_nothing_by_the_callers_environment(monkeypatch):
+    for name in ("PGHOST", "PGSERVICE", "MYSQL_HOST", "TAR_OPTIONS", "ZSTD_CLEVEL"):
+        monkeypatch.setenv(name, "x")
+    found = _vault_stream.clean_environment()
+    assert "x" not in found.values() and found["PATH"] == os.environ["PATH"] and found["LC_ALL"] == "C"
+
+
 def test_there_and_back(tmp_path, identity):
     packed = subprocess.run(["zstd", "-qc"], input=DATA, stdout=subprocess.PIPE, check=True).stdout
     target, facts = encrypted(tmp_path, identity, packed)
