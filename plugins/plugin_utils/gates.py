@@ -200,7 +200,7 @@ def _sealed(item: Item, context: Context, vault: str) -> list[Missing]:
     found = []
     for data_set in context.plan.of(*DATA_SETS, host=item["host"]):
         if vault in context.view.proven_at(context.plan, data_set):
-            found += _paired(data_set, context, vault)
+            found += _paired(data_set, context, vault) + _whole(data_set, context)
         else:
             found.append(Missing(data_set["id"], f"not proven on the vault {vault}", _again(context)))
     return found
@@ -219,6 +219,17 @@ def _paired(item: Item, context: Context, vault: str) -> list[Missing]:
         what = f"{pair.get('missing')} of {pair.get('rows')} rows of attachments have no file"
     mend = "mend the source and dump again, or hand in a signed waiver of the gate 'pair' (docs/operator.md, 'Rows without files')"
     return [Missing(item["id"], f"{what} (vault {vault})", mend)]
+
+
+def _whole(item: Item, context: Context) -> list[Missing]:
+    """Tables whose rows lie on another server (foreign, federated) are in no copy, however equal it is."""
+    dump = context.view.get(item["id"], "dump")
+    tables = (dump.result.get("source") or {}).get("data_elsewhere") if dump else None
+    if not tables or waiver("elsewhere", item, context):
+        return []
+    what = f"the rows of {', '.join(sorted(tables)[:5])}{' and others' if len(tables) > 5 else ''} lie on another server and are in no copy"
+    mend = "plan that server's database too, or hand in a signed waiver of the gate 'elsewhere'"
+    return [Missing(item["id"], what, mend)]
 
 
 def proofs_required(plan: Plan) -> int:

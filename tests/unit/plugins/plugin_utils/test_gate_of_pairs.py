@@ -1,7 +1,7 @@
 # Copyright: sunset.crm contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A package is sealed when each row of an attachment has its file, or a person has signed that it need not."""
+"""A package is sealed when each row of an attachment has its file and no rows lie elsewhere, or a person has signed that it may be so."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from ansible_collections.sunset.crm.plugins.plugin_utils import gates, steps
-from tests.unit.builders import NOW, Book, complete, context, item_of, make_plan, plan_data, said
+from tests.unit.builders import NOW, Book, complete, context, dump_result, item_of, make_plan, plan_data, said
 
 SEAL = steps.find("vault_package", {"state": "sealed"})
 
@@ -52,3 +52,15 @@ def test_a_person_may_sign_that_the_source_was_so() -> None:
     assert lacks(unpaired, said("waiver", "bob", **word)) == []
     assert lacks(unpaired, said("waiver", "bob", **{**word, "gate": "grace"}))
     assert lacks(unpaired, said("waiver", "olga", **word)), "not the operator's own"
+
+
+def test_rows_on_another_server_keep_the_package_open() -> None:
+    made = complete(make_plan())
+    result = {**dump_result("database:creme"), "source": {"data_elsewhere": ["public.stock"]}}
+    made.step("database:creme", "database_dump", result=result)
+    for vault in ("vault1", "vault2"):
+        for module in ("vault_pull", "vault_prove"):
+            made.step("database:creme", module, vault=vault, result={"verdict": "equal"})
+    assert lacks(made) == ["database:creme: the rows of public.stock lie on another server and are in no copy"]
+    word = {"gate": "elsewhere", "items": ["database:creme"], "expires": NOW.replace(year=2027).isoformat()}
+    assert lacks(made, said("waiver", "bob", **word)) == []
