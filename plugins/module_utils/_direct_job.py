@@ -54,10 +54,11 @@ def keep_saying(ended):
 
 def make(spec, descriptor):
     """The trailer of the stream that went to descriptor."""
-    from ansible_collections.sunset.crm.plugins.module_utils import _direct, _dump_job
+    from ansible_collections.sunset.crm.plugins.module_utils import _direct, _dump_job, _reach
 
     outlet = _direct.Outlet(spec, descriptor)
-    _artefacts, facts = _dump_job.KINDS[spec["kind"]](spec, outlet, Silent())
+    with _reach.opened(spec) as live:
+        _artefacts, facts = _dump_job.KINDS[spec["kind"]](live, outlet, Silent())
     content = facts.get("fingerprint_sha256") or facts["manifest_sha256"]
     if content != spec["of"]:
         raise ValueError("the source changed while its copy was sent (content {0}, was {1})".format(content, spec["of"]))
