@@ -39,12 +39,16 @@ def files_of(package, tagmanifest_sha256):
     for name in (_vault_bag.TAG_MANIFEST, "manifest-sha256.txt"):
         with open(os.path.join(package.bag, name), "rb") as stream:
             digests.update(_vault_bag.parse_manifest(stream.read().decode("utf-8"), name))
+    # The signature lies beside the manifests and is named by none of them.
+    signature = os.path.join(package.bag, _vault_bag.SIGNATURE)
+    if os.path.isfile(signature) and not os.path.islink(signature):
+        digests[_vault_bag.SIGNATURE] = sha256_file(signature)[0]
     found = []
     for name, sha256 in sorted(digests.items()):
         path = os.path.join(package.bag, name)
         if os.path.islink(path) or not os.path.isfile(path):
             problems.append("%s is missing" % name)
-        elif name not in _vault_bag.TAG_FILES + (_vault_bag.TAG_MANIFEST,) and not name.startswith("data/"):
+        elif name not in _vault_bag.TAG_FILES + (_vault_bag.TAG_MANIFEST, _vault_bag.SIGNATURE) and not name.startswith("data/"):
             problems.append("%s is no part of a package" % name)
         else:
             found.append(_shelf.Asked(name, sha256, os.path.getsize(path)))

@@ -81,6 +81,7 @@ class Shelf:
         Path(self.package.wrapped("bob")).write_bytes(b"age-encryption.org/v1 the wrapped identity")
         digests = [(name, hashlib.sha256(content).hexdigest()) for name, content in payload.items()]
         tagmanifest = _vault_bag.write_bag(self.package, {name: f"{name}\n" for name in _vault_bag.TAG_FILES}, digests)
+        (Path(self.package.bag) / _vault_bag.SIGNATURE).write_text("-----BEGIN SSH SIGNATURE-----\n")
         base = {"state": "sealed", "sealed": "2026-11-21T12:00:00Z", "tagmanifest_sha256": tagmanifest}
         write_record(self.package.record_path, {**base, "retention": {"class": "books", "until": UNTIL, "hold": False}, **record})
 
