@@ -8,6 +8,7 @@ Private to the collection. Valid for Python 3.6, standard library.
 
 import contextlib
 import fcntl
+import contextlib
 import hashlib
 import os
 import select
@@ -102,8 +103,10 @@ def stop(children, workers):
     """End everything. First the children, so that no thread waits on a pipe; then the threads; the descriptors last."""
     alive = [child for child in children if child is not None]
     for child in alive:
-        if child.poll() is None:
-            child.kill()
+        # Before Python 3.9 a signal to a child that another thread has just seen to its end is an error.
+        with contextlib.suppress(ProcessLookupError):
+            if child.poll() is None:
+                child.kill()
     for worker in workers:
         if worker.ident is not None:
             worker.join()

@@ -3,8 +3,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Configurations of CRM systems with hostile passwords: what comes out is what the CRM itself would read."""
 
-from __future__ import annotations
-
 import json
 import os
 import shutil
@@ -31,7 +29,6 @@ HOSTILE = [
 ]
 PASSWORDS = pytest.mark.parametrize("password", HOSTILE)
 PYTHON = shutil.which("python3", path="/usr/bin") or os.path.realpath(sys.executable)  # one that others may run
-NEEDS_PHP = pytest.mark.skipif(shutil.which("php") is None, reason="no php on this machine")
 
 
 def php(text: str) -> str:
@@ -71,7 +68,7 @@ def test_database_urls(password: str) -> None:
         ("mysql://u:p@w@h/d", ("h", None, None)),
     ],
 )
-def test_places_in_urls(url: str, place: tuple[Any, ...]) -> None:
+def test_places_in_urls(url: str, place: Any) -> None:
     found = c.parse_url(url)
     assert (found.host, found.port, found.socket) == place
 
@@ -108,7 +105,7 @@ def test_no_host_is_a_socket(text: Any) -> None:
         ("unix:/run/s.sock", 0, (None, None, "/run/s.sock")),
     ],
 )
-def test_places(host: str, port: Any, expected: tuple[Any, ...]) -> None:
+def test_places(host: str, port: Any, expected: Any) -> None:
     assert c.place(host, port) == expected
 
 
@@ -194,7 +191,6 @@ def test_the_operators_own_file_must_be_private(tmp_path: Path, form: str) -> No
         c.read({"format": "file", "path": str(tmp_path / "link")})
 
 
-@NEEDS_PHP
 @PASSWORDS
 def test_php_configurations(tmp_path: Path, password: str) -> None:
     """Values from files that win over others; output, a stray exit guard and a missing include do not matter."""
@@ -234,7 +230,6 @@ def test_php_configurations(tmp_path: Path, password: str) -> None:
         assert found.port == (None if form == "suitecrm" else 3307)
 
 
-@NEEDS_PHP
 @pytest.mark.parametrize("how", ["crypted:abc", "dolcrypt:AES-256-CTR:x:y"])
 def test_dolibarrs_crypted_passwords_are_refused_by_name(tmp_path: Path, how: str) -> None:
     path = lay(tmp_path, **{"conf.php": f"<?php $dolibarr_main_db_user='u'; $dolibarr_main_db_pass='{how}';"})
@@ -242,7 +237,6 @@ def test_dolibarrs_crypted_passwords_are_refused_by_name(tmp_path: Path, how: st
         c.read({"format": "dolibarr", "path": path})
 
 
-@NEEDS_PHP
 @pytest.mark.skipif(os.geteuid() != 0, reason="only root has privileges to drop")
 @pytest.mark.parametrize("owner", [0, 1234])
 def test_a_configuration_never_runs_as_root(tmp_path: Path, owner: int) -> None:
@@ -259,7 +253,6 @@ def test_a_configuration_never_runs_as_root(tmp_path: Path, owner: int) -> None:
     assert found.user.endswith(f"/{owner or 65534}") and found.password == "good"
 
 
-@NEEDS_PHP
 @pytest.mark.parametrize("text", ["<?php $x = 'hunter2' 'hunter2';", "<?php exit('hunter2');", "<?php $y = 1;"])
 def test_a_broken_php_file_is_refused_and_never_shown(tmp_path: Path, text: str) -> None:
     path = lay(tmp_path, **{"conf.php": text})
@@ -304,7 +297,7 @@ def test_django_settings_by_the_projects_own_python(tmp_path: Path, password: st
         ({"format": "frappe", "path": "/etc/hostname"}, "not of that format"),
     ],
 )
-def test_bad_declarations_are_one_sentence(config: dict[str, str], message: str) -> None:
+def test_bad_declarations_are_one_sentence(config: Any, message: str) -> None:
     with pytest.raises(c.ConfigError, match=message):
         c.read(config)
 

@@ -3,8 +3,6 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The ways to a server: what a declaration must say, where a secret stands, and what the server's counters mean."""
 
-from __future__ import annotations
-
 import fcntl
 import os
 from pathlib import Path
@@ -49,7 +47,7 @@ def test_what_a_container_still_holds_is_not_forgotten(tmp_path: Path, monkeypat
     place = _reach.Place(str(tmp_path))
     place.write("inside.json", b'{"tool": "docker", "id": "x", "token": "t", "user": "0"}')
     fcntl.flock(place._lock, fcntl.LOCK_UN)
-    said: dict[str, Any] = {"returncode": 1, "stdout": b"", "stderr": b"Cannot connect to the Docker daemon"}
+    said: Any = {"returncode": 1, "stdout": b"", "stderr": b"Cannot connect to the Docker daemon"}
     monkeypatch.setattr(_reach, "_call", lambda argv, timeout=60: type("Done", (), said))
     _reach.sweep(str(tmp_path))
     assert os.path.isdir(place.path)
@@ -89,7 +87,7 @@ def test_a_connection_string_names_the_file_and_quotes() -> None:
         ("mariadb", {"kind": "container", "container": "--privileged"}, "name of the container"),
     ],
 )
-def test_a_reach_that_says_too_little(engine: str, reach: dict[str, Any], message: str) -> None:
+def test_a_reach_that_says_too_little(engine: str, reach: Any, message: str) -> None:
     assert message in (_reach.problem(engine, reach) or "")
     assert _reach.problem("mariadb", {}) is None
 
@@ -118,7 +116,7 @@ QUIET = {"lsn": "0/1", "xid": "7:7:", "sessions": 0, "database": "5", "rows": "3
         ({"lsn": None, "rows": None}, {"lsn": None, "xid": "8:8:"}, "none", "unknown"),
     ],
 )
-def test_what_postgresqls_positions_mean(before: dict[str, Any], after: dict[str, Any], kind: str, quiet: str) -> None:
+def test_what_postgresqls_positions_mean(before: Any, after: Any, kind: str, quiet: str) -> None:
     found = _writers.judge("postgresql", dict(QUIET, **before), dict(QUIET, **after))
     assert (found["position_kind"], found["quiet"]) == (kind, quiet)
 
@@ -138,7 +136,7 @@ STILL = {"gtid": "0-1-5", "counters": "9", "sessions": 0}
         ({"gtid": None, "counters": None}, {"gtid": None, "counters": None}, "none", "unknown"),
     ],
 )
-def test_what_mariadbs_positions_mean(before: dict[str, Any], after: dict[str, Any], kind: str, quiet: str) -> None:
+def test_what_mariadbs_positions_mean(before: Any, after: Any, kind: str, quiet: str) -> None:
     found = _writers.judge("mariadb", dict(STILL, **before), dict(STILL, **after))
     assert (found["position_kind"], found["quiet"]) == (kind, quiet)
 
@@ -155,7 +153,7 @@ def test_what_mariadbs_positions_mean(before: dict[str, Any], after: dict[str, A
         ("postgresql", "CockroachDB CCL v23.1", "CockroachDB"),
     ],
 )
-def test_another_server_in_its_place_is_named(engine: str, version: str, name: str | None) -> None:
+def test_another_server_in_its_place_is_named(engine: str, version: str, name: Any) -> None:
     found = _database.impostor(engine, version)
     assert found is None if name is None else found is not None and f"answered is {name} (" in found and "not supported" in found
 

@@ -71,11 +71,9 @@ def test_answers_of_every_kind(server):
 
 @pytest.mark.parametrize("answer", [b"$10\r\nabc", b"*2\r\n:1\r\n", b"HTTP/1.1 400 Bad Request\r\n"])
 def test_a_broken_answer_is_an_error(server, answer):
-    with (
-        _fingerprint_redis.RedisSession(socket=server(answer)) as session,
-        pytest.raises(_sqlclient.SqlError, match="closed|does not speak"),
-    ):
-        session.call("A")
+    with _fingerprint_redis.RedisSession(socket=server(answer)) as session:  # noqa: SIM117 - Python 3.6
+        with pytest.raises(_sqlclient.SqlError, match="closed|does not speak"):
+            session.call("A")
 
 
 def test_nesting_cannot_be_mistaken():
