@@ -8,7 +8,6 @@ Private to the collection. Valid for Python 3.6, standard library.
 
 import contextlib
 import fcntl
-import contextlib
 import hashlib
 import os
 import select
