@@ -18,6 +18,7 @@ import types
 sys.path.insert(0, "/opt/sunset-test")
 from ansible_collections.sunset.crm.plugins.module_utils import (
     _dump_job,
+    _reach,
     _staging,
     _vault_prove,
     _vault_stream,
@@ -68,7 +69,8 @@ def job(params):
     place.prepare()
     report = Phases("/srv/staging")
     report.phase("start")
-    artefacts, facts = _dump_job.KINDS[params["kind"]](spec, place, report)
+    with _reach.opened(spec) as live:
+        artefacts, facts = _dump_job.KINDS[params["kind"]](live, place, report)
     phases = report.table()
     place.commit({"dump_id": os.path.basename(os.path.dirname(artefacts[0]["path"])), "artefacts": artefacts, "source": facts})
     return {"artefacts": artefacts, "source": facts, "phases": phases}
