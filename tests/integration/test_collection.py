@@ -73,3 +73,10 @@ def test_a_playbook_runs_by_its_full_name(installed: Path, name: str) -> None:
     inventory.write_text("all: {hosts: {one: {ansible_connection: local}}}\n")
     done = run(installed, "ansible-playbook", "-i", str(inventory), "--syntax-check", f"sunset.crm.{name}")
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("playbook", sorted(path.stem for path in (TOP / "playbooks").glob("*.yml")))
+def test_a_wrong_inventory_is_no_success(installed: Path, playbook: str) -> None:
+    (installed / "empty.ini").write_text("[somebody_elses]\n")
+    done = run(installed, "ansible-playbook", "-i", "empty.ini", f"sunset.crm.{playbook}")
+    assert done.returncode == 2 and "the inventory names no host in the group" in done.stdout + done.stderr, done.stdout
