@@ -65,6 +65,7 @@ def preserve(rec, staging, spec, is_fresh, data_bytes):
     if problem:
         rec.fail(problem)
     if rec.revisit:
+        rec.let_others_attach()
         conclude(rec, staging)
     record, changed, before = observe(staging, is_fresh, rec.params["direct"])
     before["staging_free_bytes"] = staging.free()

@@ -115,6 +115,9 @@ def fixity(package, expected, signers, keys_elsewhere, notes):
         damage.append("%s is no signature over %s by an allowed signer" % (_vault_bag.SIGNATURE, _vault_bag.TAG_MANIFEST))
     elif found["state"] in ("absent", "unknown"):
         unknown.append("who sealed it: the signature of the tag manifest is %s" % found["state"])
+    elif found["state"] == "valid" and not expected:
+        # Whoever can write here can seal anew with a key of his own.
+        unknown.append("who sealed it: the signature holds, but nobody said whose key counts (allowed_signers; -e sunset_verify_signers)")
     result = {"signature": found, "tagmanifest_sha256": digest}  # type: Dict[str, Any]
     try:
         facts = _vault_contents.read_facts(package)

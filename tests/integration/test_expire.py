@@ -183,6 +183,12 @@ def test_verified_without_the_estate(retired: Retired, tmp_path: Path) -> None:
     count = len(ledger.read(retired.estate.ledger_file))
     options = ("-e", "sunset_estate_dir=", "-e", f"sunset_verify_log={log}")
     code, out = retired.run("playbooks/verify.yml", *options)
+    assert code != 0 and "nobody said whose key counts" in out, out
+    assert json.loads(log.read_text())["verdict"] == "unknown"
+    log.unlink()
+    signers = tmp_path / "signers.json"
+    signers.write_text(json.dumps({"sunset_verify_signers": retired.estate.signers(retired.estate.plan())}))
+    code, out = retired.run("playbooks/verify.yml", *options, "-e", f"@{signers}")
     assert code == 0, out
     assert json.loads(log.read_text())["verdict"] == "intact" and len(ledger.read(retired.estate.ledger_file)) == count
     code, out = retired.run("playbooks/verify.yml", "-e", "sunset_estate_dir=")

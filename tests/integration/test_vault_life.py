@@ -67,6 +67,10 @@ def signers(run_key: Path) -> str:
     return 'run namespaces="package@sunset.crm" ' + run_key.with_suffix(".pub").read_text()
 
 
+# World to allowed signers, for verify().
+SIGNERS: dict[str, str] = {}
+
+
 def seal(world: Vault, package: str, key: Path, check: bool = False, **more: Any) -> dict[str, Any]:
     """What the action plugin does: seal, sign on the control node, put the signature in."""
     options = {"item": f"host:{package}", "state": "sealed", **base(package), **more}
@@ -110,8 +114,9 @@ def keys(world: Vault) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def package(world: Vault, custodians: Any, dumps: Any, source: Any, keys: Any, run_key: Path) -> Iterator[dict[str, Any]]:
+def package(world: Vault, custodians: Any, dumps: Any, source: Any, keys: Any, run_key: Path, signers: str) -> Iterator[dict[str, Any]]:
     """A sealed, signed package with every kind of artefact in it; a whole copy lies beside, for the tests that damage it."""
+    SIGNERS[world.name] = signers
     dumps = {**dumps, SECRET: keys}
     first = four(
         lambda check=False: opened(world, "h1", custodians, secret=True, check=check),
@@ -145,7 +150,8 @@ def again(world: Vault, package: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 
 def verify(world: Vault, **options: Any) -> dict[str, Any]:
-    """The module's answer, whatever it is."""
+    """The module's answer, whatever it is. Whose key counts is said, unless allowed_signers is given as None."""
+    options = {name: value for name, value in {"allowed_signers": SIGNERS.get(world.name), **options}.items() if value is not None}
     out, err = _start(world, options)
     try:
         answer: dict[str, Any] = json.loads(out.decode())
@@ -293,12 +299,14 @@ def test_keys_open_with_the_second_identity_only(world: Vault, package: dict[str
 
 def test_an_intact_package(world: Vault, package: dict[str, Any], signers: str) -> None:
     before = world.shell(f"find {ROOT} -printf '%p %m %s %T@\\n' | sort")
-    answer = verify(world, allowed_signers=signers, expected={"h1": package["tagmanifest_sha256"]})
+    answer = verify(world, expected={"h1": package["tagmanifest_sha256"]})
     found = of(answer)
     assert (answer["verdict"], found["damage"], found["unknown"]) == ("intact", [], [])
     assert found["signature"]["signer"] == "run" and found["signature"]["state"] == "good"
     assert answer["past_retention"] == ["h1"] and found["retention"]["past"] == "yes" and answer["on_hold"] == []
-    assert of(verify(world))["signature"]["state"] == "valid"
+    nobody = of(verify(world, allowed_signers=None))
+    assert (nobody["verdict"], nobody["signature"]["state"]) == ("unknown", "valid") and "whose key counts" in nobody["unknown"][0]
+    assert of(verify(world, allowed_signers=None, expected={"h1": package["tagmanifest_sha256"]}))["verdict"] == "intact"
     assert world.shell(f"find {ROOT} -printf '%p %m %s %T@\\n' | sort") == before
 
 
@@ -323,7 +331,7 @@ def test_damage_is_found_and_named(world: Vault, again: dict[str, Any], signers:
     # Another good file of the package in its place.
     other = f"{BAG}/data/inner-manifest.age" if "inner" not in kind else f"{BAG}/data/contents.json.age"
     as_vault(world, f"path={path}; other={other}\n{how}")
-    answer = verify(world, allowed_signers=signers, package="h1")
+    answer = verify(world, package="h1")
     found = of(answer)
     if kind.endswith(".sig") and how.startswith("rm"):
         assert answer["verdict"] == "unknown" and "signature of the tag manifest is absent" in found["unknown"][0]
@@ -359,14 +367,14 @@ def test_a_package_that_was_made_anew_by_another_hand(
     script = f"""cd {BAG}; sed -i s/2020-12-31/2019-12-31/ bag-info.txt package.json; rm -r ../state
 for f in README.txt bag-info.txt bagit.txt contents.schema.json manifest-sha256.txt package.json; do sha256sum $f; done >tagmanifest-sha256.txt"""
     as_vault(world, script)
-    assert "no signature over" in verify(world, allowed_signers=signers)["msg"]
+    assert "no signature over" in verify(world)["msg"]
     signatures.create_key(tmp_path / "other", "other")
     text = world.read(f"{BAG}/tagmanifest-sha256.txt").encode()
     signature = signatures.sign(text, tmp_path / "other", signatures.PACKAGE)
     as_vault(world, f"cat >{BAG}/tagmanifest-sha256.txt.sig", signature.encode())
-    assert of(verify(world, allowed_signers=signers))["verdict"] == "damaged"
-    unchecked = of(verify(world))
-    assert unchecked["verdict"] == "intact" and unchecked["signature"]["state"] == "valid"
+    assert of(verify(world))["verdict"] == "damaged"
+    unchecked = of(verify(world, allowed_signers=None))
+    assert unchecked["verdict"] == "unknown" and unchecked["signature"]["state"] == "valid"
     assert "not the one that the ledger has" in verify(world, expected={"h1": again["tagmanifest_sha256"]})["msg"]
     wrong = signatures.sign(text, run_key, signatures.LEDGER_HEAD)
     as_vault(world, f"cat >{BAG}/tagmanifest-sha256.txt.sig", wrong.encode())
