@@ -11,7 +11,8 @@ from typing import Any
 from ansible_collections.sunset.crm.plugins.plugin_utils import certificate, ledger, report, statements
 from ansible_collections.sunset.crm.plugins.plugin_utils.control import ControlAction
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
-from ansible_collections.sunset.crm.plugins.plugin_utils.estate import Estate, write
+from ansible_collections.sunset.crm.plugins.plugin_utils.estate import Estate
+from ansible_collections.sunset.crm.plugins.plugin_utils.files import write
 from ansible_collections.sunset.crm.plugins.plugin_utils.view import build
 
 
