@@ -13,7 +13,7 @@ import unicodedata
 from collections.abc import Iterator, Sequence
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from ansible_collections.sunset.crm.plugins.plugin_utils import certificate as certificates
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
@@ -158,11 +158,11 @@ def render(document: dict[str, Any], fonts: Sequence[str] = ()) -> bytes:
         pdf.set_font("font0", size=size)
         told, wrap = shown(text), WrapMode.WORD if " " in text else WrapMode.CHAR
         width = pdf.epw - LABEL - 2
-        lines = [
-            pdf.multi_cell(wide, LINE, what, align="L", wrapmode=how, dry_run=True, output=MethodReturnValue.LINES)
+        heights = [
+            pdf.multi_cell(wide, LINE, what, align="L", wrapmode=how, dry_run=True, output=MethodReturnValue.HEIGHT)
             for wide, what, how in ((LABEL, shown(label), WrapMode.CHAR), (width, told, wrap))
         ]
-        height = max(len(found) for found in lines) * LINE
+        height = max(cast(list[float], heights))
         if pdf.will_page_break(min(height, pdf.eph)):
             pdf.add_page()
         top = pdf.get_y()

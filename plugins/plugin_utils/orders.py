@@ -58,6 +58,13 @@ def issue(document: Mapping[str, Any], folder: Path, key: Path) -> Path:
     return write_signed(folder / file_name(str(document["item"])), canonical(dict(document)) + b"\n", key, signatures.ORDER)
 
 
+def summary(document: Mapping[str, Any]) -> dict[str, str]:
+    """One row of a report."""
+    item = str(document["item"])
+    serial = str(document["medium"].get("serial") or "unknown")
+    return {"item": item, "serial": serial, "why": "; ".join(document["reasons"]), "file": file_name(item)}
+
+
 def excuse(item: Item, words: Statements, insiders: Collection[str] = ()) -> str:
     """How a person accounts for a medium that was not wiped: its destruction before a witness, or a waiver of the gate C(wipe). Empty if
     nobody does. insiders: whose word does not count (under dual control the operator's).

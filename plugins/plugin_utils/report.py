@@ -21,7 +21,14 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 def facts(
-    plan: Plan, view: View, entries: list[Entry], words: Statements, approver: str, certificates: list[dict[str, Any]], made: str
+    plan: Plan,
+    view: View,
+    entries: list[Entry],
+    words: Statements,
+    approver: str,
+    certificates: list[dict[str, Any]],
+    ordered: list[dict[str, Any]],
+    made: str,
 ) -> dict[str, Any]:
     """Everything that the page shows."""
     refused = [entry.record for entry in entries if entry.record.get("kind") == "refused"]
@@ -49,6 +56,7 @@ def facts(
         "refused": [{"item": r["item"], "at": r["at"], "missing": [m["what"] for m in r["missing"]]} for r in refused],
         "runs": [{key: run.get(key) for key in ("run", "phase", "waves", "operator", "machine", "at")} for run in runs],
         "certificates": certificates,
+        "orders": [{**one, "settled": excuses.get(one["item"], "")} for one in ordered],
         "lines": len(entries),
         "head": entries[-1].hash if entries else "",
     }

@@ -5,16 +5,19 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ansible_collections.sunset.crm.plugins.plugin_utils import closing, orders, signatures
+from ansible_collections.sunset.crm.plugins.plugin_utils import closing, orders, signatures, statements
 from ansible_collections.sunset.crm.plugins.plugin_utils.statements import Statement, Statements
 from tests.unit.builders import complete, make_plan
 
+SCRIPT = Path(__file__).resolve().parents[4] / "scripts" / "statement"
 PLAN = make_plan()
 ITEM = next(item for item in PLAN.of("medium") if item["identity"].get("serial"))
 ENTRY = {
@@ -74,3 +77,25 @@ def test_the_wave_ends_with_it_and_not_before() -> None:
     waves = ["pilot", "main"]
     assert [row.item for row in closing.unfinished(PLAN, book.view(), "wipe", waves)] == [ITEM["id"]]
     assert closing.unfinished(PLAN, book.view(), "wipe", waves, {ITEM["id"]: "destroyed"}) == []
+
+
+def test_a_person_signs_a_disposal_at_the_own_desk(tmp_path: Path) -> None:
+    """The shipped script, a real key, judged as the gate does; a photograph is bound by its digest."""
+    key = tmp_path / "berta"
+    signatures.create_key(key, "berta")
+    signers = f'berta namespaces="{signatures.DISPOSAL}" {key.with_suffix(".pub").read_text()}'
+    data = {**PLAN.data, "allowed_signers": signers}
+    (tmp_path / "plan.json").write_text(json.dumps(data))
+    (tmp_path / "p.jpg").write_bytes(b"photo")
+    argv = [str(SCRIPT), "dispose", "--key", str(key), "--yes", PLAN.estate, "--out", str(tmp_path / "out"), "--reason", "order"]
+    argv += [part for name in ("method", "place", "by", "witness", "at") for part in ("--" + name, ENTRY[name])]
+    done = subprocess.run(
+        [*argv, "--photo", str(tmp_path / "p.jpg"), str(tmp_path / "plan.json"), ITEM["id"]], check=False, capture_output=True
+    )
+    assert done.returncode == 0, done.stderr
+    judged = statements.read(tmp_path / "out", make_plan(data))
+    assert judged.rejected == {} and "says berta" in orders.excuse(ITEM, judged)
+    (photo,) = judged.of("disposal")[0].document["media"][0]["photos"]
+    assert photo["sha256"] == hashlib.sha256(b"photo").hexdigest()
+    nobody = subprocess.run([*argv, str(tmp_path / "plan.json")], check=False, capture_output=True, text=True)
+    assert nobody.returncode != 0 and "name the media" in nobody.stderr + nobody.stdout
