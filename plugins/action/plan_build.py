@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.sunset.crm.plugins.plugin_utils import copies, ledger, survey
-from ansible_collections.sunset.crm.plugins.plugin_utils import estate as estates
 from ansible_collections.sunset.crm.plugins.plugin_utils import plan as plans
 from ansible_collections.sunset.crm.plugins.plugin_utils.control import ControlAction, host_variables
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
 from ansible_collections.sunset.crm.plugins.plugin_utils.estate import Estate
+from ansible_collections.sunset.crm.plugins.plugin_utils.files import write
 from ansible_collections.sunset.crm.plugins.plugin_utils.recording import plain
 from ansible_collections.sunset.crm.plugins.plugin_utils.view import build
 from ansible_collections.sunset.crm.plugins.plugin_utils.witness import read as read_witness
@@ -59,7 +59,7 @@ class ActionModule(ControlAction):
         plan = plans.parse(text)
         old = estate.plan_file.read_bytes() if estate.plan_file.exists() else b""
         if old != text and not check:
-            estates.write(estate.plan_file, text)
+            write(estate.plan_file, text)
         diff = difflib.unified_diff(old.decode().splitlines(True), text.decode().splitlines(True), "plan before", "plan after")
         return {
             "changed": old != text,

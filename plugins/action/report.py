@@ -8,10 +8,11 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from ansible_collections.sunset.crm.plugins.plugin_utils import certificate, ledger, report, statements
+from ansible_collections.sunset.crm.plugins.plugin_utils import certificate, ledger, orders, report, statements
 from ansible_collections.sunset.crm.plugins.plugin_utils.control import ControlAction
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
-from ansible_collections.sunset.crm.plugins.plugin_utils.estate import Estate, write
+from ansible_collections.sunset.crm.plugins.plugin_utils.estate import Estate
+from ansible_collections.sunset.crm.plugins.plugin_utils.files import write
 from ansible_collections.sunset.crm.plugins.plugin_utils.view import build
 
 
@@ -27,7 +28,8 @@ class ActionModule(ControlAction):
         except Refusal as exc:
             approver = f"nobody ({exc})"
         certificates = [certificate.summary(json.loads(path.read_bytes())) for path in sorted(estate.certificates_folder.glob("*.json"))]
-        content = report.facts(plan, build(entries, plan=plan), entries, words, approver, certificates, ledger.now())
+        ordered = [orders.summary(json.loads(path.read_bytes())) for path in sorted(estate.orders_folder.glob("*.json"))]
+        content = report.facts(plan, build(entries, plan=plan), entries, words, approver, certificates, ordered, ledger.now())
         path = estate.report_folder / "index.html"
         if not check:
             write(path, report.page(content).encode())

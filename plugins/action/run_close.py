@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible_collections.sunset.crm.plugins.plugin_utils import closing
+from ansible_collections.sunset.crm.plugins.plugin_utils import certify, closing, orders
 from ansible_collections.sunset.crm.plugins.plugin_utils.control import ControlAction
 from ansible_collections.sunset.crm.plugins.plugin_utils.estate import Estate
 from ansible_collections.sunset.crm.plugins.plugin_utils.session import Session
@@ -21,11 +21,16 @@ class ActionModule(ControlAction):
         phase, waves = session.run["phase"], session.run["waves"]
         if phase == "expire":
             return self._expired(session)
-        rows = closing.unfinished(session.plan, session.view, phase, waves)
+        wipe = phase == "wipe"
+        excuses = certify.excuses(session.plan, session.words, session.insiders) if wipe else {}
+        rows = closing.unfinished(session.plan, session.view, phase, waves, excuses)
+        gaps = certify.gaps(estate, session.plan, session.view, waves) if wipe and not check else []
         copied = session.close([row.item for row in rows], accept=phase == "shutdown")
         lost = [row for row in copied if not row["ok"]]
-        if rows or lost:
+        if rows or lost or gaps:
             lines = [f"  - {row.item} (wave {row.wave}): {row.done}; proof: {row.proof}" for row in rows]
+            lines += [f"  - {gap}" for gap in gaps]
+            lines += [f"  - {line}" for row in rows for line in self._doubts(session, row.item)]
             lines += [f"  - the ledger was not copied to {row['vault']}: {row['error']}" for row in lost]
             return {
                 "failed": True,
@@ -35,6 +40,9 @@ class ActionModule(ControlAction):
                 + "\nMend what is named above and in the failed tasks, then run the same command again.",
             }
         return {"changed": False, "waves": waves, "accepted": closing.waves_accepted(session.plan, session.view), "copies": copied}
+
+    def _doubts(self, session: Session, item_id: str) -> list[str]:
+        return orders.doubts(session.plan.items[item_id], session.words) if item_id in session.plan.items else []
 
     def _expired(self, session: Session) -> dict[str, Any]:
         """A run that destroys packages owes exactly those that it was opened for."""

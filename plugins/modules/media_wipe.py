@@ -135,6 +135,16 @@ evidence_sha256:
   returned: always
   type: str
   sample: 8441553a1da40336adc2e98e9ef36d025fca915fff9b245657387843d14bdf61
+certificate:
+  description: Name of the certificate's file in the estate's folder; its signature, PDF and time stamp lie beside it. From the action plugin.
+  returned: when the medium is wiped
+  type: str
+  sample: medium_pgdata.certificate.json
+order:
+  description: Name of the destruction order's file. From the action plugin.
+  returned: when data is, or may be, left on the medium
+  type: str
+  sample: medium_pgdata.order.json
 result:
   description: What the certificate says about the wipe.
   returned: always

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import re
 import shlex
 from collections.abc import Mapping, Sequence
@@ -22,6 +21,7 @@ from ansible_collections.sunset.crm.plugins.module_utils import _device
 from ansible_collections.sunset.crm.plugins.module_utils._canonical import canonical
 from ansible_collections.sunset.crm.plugins.plugin_utils import signatures
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
+from ansible_collections.sunset.crm.plugins.plugin_utils.files import write_signed
 
 FORMAT = "sunset.crm/certificate/1"
 UNKNOWN = "unknown"
@@ -54,6 +54,7 @@ def build_certificate(
     control: str = "dual",
     waivers: Sequence[Facts] = (),
     destination: str | None = None,
+    stamped_by: str = "",
 ) -> Certificate:
     """The certificate of one medium.
 
@@ -61,7 +62,7 @@ def build_certificate(
     name, expires, method}``. data_sets: what the medium carried, each ``{item, categories, dump: {id, entry}, proofs: [{vault,
     entry, verdict, ...}]}`` where ``entry`` is the hash of a ledger line. wipe: the result of ``media_wipe``. evidence:
     ``{ledger_entry, sha256}`` of the wipe's outcome. people: ``{operator, verifier, witness, custodians}``. control:
-    "dual" or "single". Raises Refusal naming everything that is missing.
+    "dual" or "single". stamped_by: address of the time stamp service that is asked for a token over the signed file. Raises Refusal naming everything that is missing.
     """
     lacks = _lacks(item, plan, authorisation, data_sets, wipe, stream_key, evidence, people, control, waivers)
     if lacks:
@@ -106,7 +107,7 @@ def build_certificate(
         "destination": destination or UNKNOWN,
         "evidence": {"ledger_entry": evidence["ledger_entry"], "sha256": evidence["sha256"]},
         "tools": dict(wipe.get("tools") or {}),
-        "timestamp": UNKNOWN,
+        "timestamp": f"RFC 3161 token by {stamped_by}, beside this file" if stamped_by else UNKNOWN,
     }
     certificate["check"] = auditor_commands(certificate)
     certificate["unknown"] = unknown_fields(certificate)
@@ -296,74 +297,15 @@ def schema() -> dict[str, Any]:
 
 
 def schema_problems(certificate: Any) -> list[str]:
-    """What breaks the shipped schema. Knows the keywords that the schema uses, so that no library is needed."""
-    rules = schema()
-    return _problems(certificate, rules, rules, "certificate")
+    """What breaks the shipped schema (JSON Schema 2020-12), each with its place."""
+    try:
+        import jsonschema
+    except ImportError as exc:
+        raise Refusal(f"certificates need the Python package jsonschema ({exc}): pip install jsonschema") from None
+    found = jsonschema.Draft202012Validator(schema()).iter_errors(certificate)
+    return sorted(f"{problem.json_path.replace('$', 'certificate', 1)}: {problem.message[:300]}" for problem in found)
 
 
-TYPES: dict[str, Any] = {
-    "object": dict,
-    "array": list,
-    "string": str,
-    "integer": int,
-    "number": (int, float),
-    "boolean": bool,
-    "null": type(None),
-}
-
-
-def _is_type(value: Any, name: str) -> bool:
-    if isinstance(value, bool) and name in ("integer", "number"):
-        return False
-    return isinstance(value, TYPES[name])
-
-
-def _problems(value: Any, rule: dict[str, Any], root: dict[str, Any], path: str) -> list[str]:
-    if "$ref" in rule:
-        return _problems(value, root["$defs"][rule["$ref"].rsplit("/", 1)[1]], root, path)
-    if "anyOf" in rule:
-        tries = [_problems(value, part, root, path) for part in rule["anyOf"]]
-        return [] if any(not found for found in tries) else min(tries, key=len)
-    if "const" in rule and value != rule["const"]:
-        return [f"{path} is {value!r}, expected {rule['const']!r}"]
-    if "enum" in rule and value not in rule["enum"]:
-        return [f"{path} is {value!r}, expected one of {rule['enum']}"]
-    names = rule.get("type", [])
-    names = [names] if isinstance(names, str) else names
-    if names and not any(_is_type(value, name) for name in names):
-        return [f"{path} is a {type(value).__name__}, expected {' or '.join(names)}"]
-    found = []
-    if isinstance(value, str) and "pattern" in rule and not re.search(rule["pattern"], value):
-        found.append(f"{path} is {value!r}, expected the form {rule['pattern']}")
-    if isinstance(value, list):
-        if len(value) < rule.get("minItems", 0):
-            found.append(f"{path} has {len(value)} entries, expected at least {rule['minItems']}")
-        for number, part in enumerate(value):
-            found += _problems(part, rule.get("items", {}), root, f"{path}[{number}]")
-    if isinstance(value, dict):
-        found += [f"{path}.{key} is missing" for key in rule.get("required", []) if key not in value]
-        known = rule.get("properties", {})
-        for key, part in value.items():
-            if key in known:
-                found += _problems(part, known[key], root, f"{path}.{key}")
-            elif rule.get("additionalProperties", True) is False:
-                found.append(f"{path}.{key} is not in the schema")
-    return found
-
-
-def issue(certificate: Certificate, folder: Path, key: Path) -> tuple[Path, Path]:
-    """Write the certificate and its signature by rename; returns both paths."""
-    document = certificate_bytes(certificate)
-    signature = signatures.sign(document, key, signatures.CERTIFICATE)
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    path = folder / file_name(certificate)
-    # The signature first: a certificate that can be seen always has one beside it.
-    paths = (path, path.with_name(path.name + ".sig"))
-    for target, data in ((paths[1], signature.encode("ascii")), (paths[0], document)):
-        temporary = target.with_name(f".{target.name}.{os.getpid()}")
-        with temporary.open("wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        temporary.replace(target)
-    return paths
+def issue(certificate: Certificate, folder: Path, key: Path) -> Path:
+    """Write the certificate and its signature by rename; returns its path."""
+    return write_signed(folder / file_name(certificate), certificate_bytes(certificate), key, signatures.CERTIFICATE)

@@ -9,14 +9,17 @@ The certificate speaks of the one ledger line that holds the wipe's outcome. Wri
 from __future__ import annotations
 
 import json
+from collections.abc import Collection
+from pathlib import Path
 from typing import Any
 
-from ansible_collections.sunset.crm.plugins.plugin_utils import certificate, gates, ledger, signatures
+from ansible_collections.sunset.crm.plugins.plugin_utils import certificate, certificate_pdf, gates, ledger, orders, signatures, timestamps
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
 from ansible_collections.sunset.crm.plugins.plugin_utils.estate import Estate
+from ansible_collections.sunset.crm.plugins.plugin_utils.files import write_signed
 from ansible_collections.sunset.crm.plugins.plugin_utils.plan import Item, Plan
 from ansible_collections.sunset.crm.plugins.plugin_utils.session import Session
-from ansible_collections.sunset.crm.plugins.plugin_utils.statements import Statement, covers
+from ansible_collections.sunset.crm.plugins.plugin_utils.statements import Statement, Statements, covers
 from ansible_collections.sunset.crm.plugins.plugin_utils.view import Seen, View, dump_id
 
 PROOF_FIELDS = ("tables", "rows", "files", "bytes", "fingerprint_sha256", "engine_version")
@@ -25,13 +28,14 @@ PROOF_FIELDS = ("tables", "rows", "files", "bytes", "fingerprint_sha256", "engin
 def conclude(session: Session, item: Item) -> dict[str, Any]:
     """Make sure that the wiped medium has its signed certificate; for the action plugin of ``media_wipe``.
 
-    Returns ``{certificate: file name}``. Raises Refusal when the evidence does not carry one.
+    Returns ``{certificate: file name}`` with what lies beside it (``pdf``, ``timestamp``) and ``warnings``. Raises Refusal when the
+    evidence does not carry a certificate, or the plan's time stamp service gives no token.
     """
     seen = session.view.get(item["id"], "wipe")
     if seen is None:
         raise Refusal(f"{item['id']}: the ledger holds no outcome of a wipe; run the wipe")
     if (name := written(session.estate, item, seen)) is not None:
-        return {"certificate": name}
+        return beside(session, session.estate.certificates_folder / name)
     outcome = next(entry.record for entry in ledger.read(session.estate.ledger_file) if entry.hash == seen.hash)
     made = certificate.build_certificate(
         item=item,
@@ -46,10 +50,37 @@ def conclude(session: Session, item: Item) -> dict[str, Any]:
         # Two persons count for little where the control node could rewrite its own record.
         control="dual" if session.plan.dual and session.run.get("receivers") else "single",
         waivers=waivers(session, item),
+        stamped_by=session.plan.setting("timestamp", {}).get("url", ""),
     )
     signatures.create_key(session.estate.run_key, "sunset.crm run key")
-    path, _signature = certificate.issue(made, session.estate.certificates_folder, session.estate.run_key)
-    return {"certificate": path.name}
+    path = certificate.issue(made, session.estate.certificates_folder, session.estate.run_key)
+    return beside(session, path)
+
+
+def beside(session: Session, path: Path) -> dict[str, Any]:
+    """See to it that the certificate's time stamp and PDF lie beside it, whatever an earlier run left undone."""
+    found: dict[str, Any] = {"certificate": path.name}
+    service = session.plan.setting("timestamp", {})
+    if service:
+        found["timestamp"] = timestamps.stamp(path, service).name
+    try:
+        pdf = certificate_pdf.render(json.loads(path.read_bytes()), session.plan.setting("fonts", []))
+    except Refusal as exc:
+        # The signed file is the certificate, and it is there; what is missing is a view of it.
+        return {**found, "warnings": [f"no PDF of {path.name} was made: {exc}"]}
+    target = path.with_suffix(".pdf")
+    whole = target.exists() and target.with_name(target.name + ".sig").exists()
+    if not whole or target.read_bytes() != pdf:
+        write_signed(target, pdf, session.estate.run_key, signatures.CERTIFICATE)
+    return {**found, "pdf": target.name}
+
+
+def order_destruction(session: Session, item: Item, result: dict[str, Any], entry: str) -> dict[str, Any]:
+    """Where a wipe left, or may have left, data: the signed order to destroy the medium. Returns ``{order: file name}`` or nothing."""
+    if result.get("outcome") not in orders.OWED:
+        return {}
+    document = orders.order(session.plan.estate, session.plan.sha256, item, result, entry, ledger.now())
+    return {"order": orders.issue(document, session.estate.orders_folder, session.estate.run_key).name}
 
 
 def written(estate: Estate, item: Item, seen: Seen) -> str | None:
@@ -62,6 +93,43 @@ def written(estate: Estate, item: Item, seen: Seen) -> str | None:
     except (FileNotFoundError, ValueError):
         return None
     return path.name if found.get("evidence", {}).get("ledger_entry") == seen.hash else None
+
+
+def gaps(estate: Estate, plan: Plan, view: View, waves: list[str]) -> list[str]:
+    """What keeps the media of these waves from being closed: wiped ones without their signed certificate, certificates of no medium."""
+    found = []
+    for item in plan.of("medium"):
+        seen = view.get(item["id"], "wipe")
+        if item["wave"] not in waves or seen is None or seen.value != "wiped":
+            continue
+        name = written(estate, item, seen)
+        if name is None:
+            found.append(f"{item['id']}: its certificate is missing, or is about another wipe")
+        elif wrong := unsound(estate, estate.certificates_folder / name):
+            found.append(f"{item['id']}: its certificate {name} is unsound: {wrong}")
+    known = {certificate.file_name({"medium": {"item": item["id"]}}) for item in plan.of("medium")}
+    extra = sorted(path.name for path in estate.certificates_folder.glob("*.certificate.json") if path.name not in known)
+    return found + [f"{name}: a certificate of a medium that the plan does not have" for name in extra]
+
+
+def unsound(estate: Estate, path: Path) -> str:
+    """Why a written certificate does not hold; empty if it does."""
+    try:
+        data = path.read_bytes()
+        signature = path.with_name(path.name + ".sig").read_text(encoding="ascii")
+        public = estate.run_key.with_suffix(".pub").read_text(encoding="ascii")
+        signatures.verify(data, signature, f"{certificate.SIGNER} {public}", signatures.CERTIFICATE)
+        problems = certificate.schema_problems(json.loads(data))
+    except (OSError, ValueError) as exc:
+        return str(exc)
+    except Refusal as exc:
+        return str(exc)
+    return problems[0] if problems else ""
+
+
+def excuses(plan: Plan, words: Statements, insiders: Collection[str] = ()) -> dict[str, str]:
+    """Medium -> how a person accounts for it; those that nobody accounts for are not there."""
+    return {item["id"]: word for item in plan.of("medium") if (word := orders.excuse(item, words, insiders))}
 
 
 def authorised(statements: list[Statement], seen: Seen, item: Item) -> dict[str, Any]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,12 +31,12 @@ class Row:
     finished: bool
 
 
-def row(item: Item, plan: Plan, view: View, phase: str) -> Row:
-    """The state of one item against what the phase owes it."""
+def row(item: Item, plan: Plan, view: View, phase: str, excuse: str = "") -> Row:
+    """The state of one item against what the phase owes it. excuse: how a person accounts for a medium that was not wiped."""
     if phase == "resume":
         return _resumed(item, view)
     if item["kind"] == "medium":
-        return _medium(item, view, owed=phase == "wipe")
+        return _medium(item, view, excuse, owed=phase == "wipe")
     if item["kind"] == "host":
         return _host(item, view)
     if item["kind"] in ("database", "filestore"):
@@ -43,9 +44,10 @@ def row(item: Item, plan: Plan, view: View, phase: str) -> Row:
     return _running(item, plan, view)
 
 
-def unfinished(plan: Plan, view: View, phase: str, waves: list[str]) -> list[Row]:
-    """Items of these waves that the phase has not brought to evidence."""
-    rows = [row(item, plan, view, phase) for item in plan.items.values() if item["wave"] in waves]
+def unfinished(plan: Plan, view: View, phase: str, waves: list[str], excuses: Mapping[str, str] | None = None) -> list[Row]:
+    """Items of these waves that the phase has not brought to evidence. excuses: item -> how a person accounts for it."""
+    known = excuses or {}
+    rows = [row(item, plan, view, phase, known.get(item["id"], "")) for item in plan.items.values() if item["wave"] in waves]
     return [found for found in rows if not found.finished]
 
 
@@ -120,9 +122,11 @@ def _host(item: Item, view: View) -> Row:
     return _made(item, "powered off" if off else "not seen to be off", f"seen by its outside witness ({kind})" if off else "-", seen, off)
 
 
-def _medium(item: Item, view: View, *, owed: bool) -> Row:
+def _medium(item: Item, view: View, excuse: str, *, owed: bool) -> Row:
     seen = view.get(item["id"], "wipe")
     wiped = seen is not None and seen.value == "wiped"
+    if excuse and not wiped:
+        return _made(item, excuse, "a person's signed word", seen, True)
     done = "wiped" if wiped else ("not wiped" if owed else "kept until the wipe")
     proof = "full read-back against the keyed stream, certificate" if wiped else "-"
     return _made(item, done, proof, seen, wiped or not owed)

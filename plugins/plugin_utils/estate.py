@@ -19,6 +19,7 @@ from typing import Any
 from ansible_collections.sunset.crm.plugins.plugin_utils import ledger, signatures, statements
 from ansible_collections.sunset.crm.plugins.plugin_utils import plan as plans
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
+from ansible_collections.sunset.crm.plugins.plugin_utils.files import write
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,10 @@ class Estate:
     @property
     def certificates_folder(self) -> Path:
         return self.root / "certificates"
+
+    @property
+    def orders_folder(self) -> Path:
+        return self.root / "orders"
 
     @property
     def report_folder(self) -> Path:
@@ -114,7 +119,7 @@ class Estate:
     def signers(self, current: plans.Plan) -> str:
         """The plan's people, and the run key under the name C(run) for what it signs."""
         key = " ".join(self.run_key.with_suffix(".pub").read_text(encoding="utf-8").split()[:2])
-        names = f"{signatures.LEDGER_HEAD},{signatures.CERTIFICATE},{signatures.PACKAGE}"
+        names = f"{signatures.LEDGER_HEAD},{signatures.CERTIFICATE},{signatures.ORDER},{signatures.PACKAGE}"
         return current.allowed_signers.rstrip("\n") + f'\nrun namespaces="{names}" {key}\n'
 
     @contextlib.contextmanager
@@ -135,18 +140,6 @@ class Estate:
 
 def _plain(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]", "_", name)
-
-
-def write(path: Path, data: bytes, mode: int = 0o600) -> None:
-    """Replace a file so that a reader sees the old one or the new one."""
-    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    fd = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-    with os.fdopen(fd, "wb") as stream:
-        stream.write(data)
-        stream.flush()
-        os.fsync(stream.fileno())
-    os.replace(temporary, path)
 
 
 # --- the run lock -----------------------------------------------------------------------------------------------------

@@ -209,6 +209,12 @@ def _setting_faults(data: dict[str, Any]) -> list[str]:
         wrong += retention_faults(settings["retention"], {str(item.get("id")) for item in data["items"]})
     if settings.get("acceptance", "automatic") not in ("automatic", "signed"):
         wrong.append(f"the setting acceptance is {settings['acceptance']!r} (known: automatic, signed)")
+    if settings.get("timestamp"):
+        from ansible_collections.sunset.crm.plugins.plugin_utils.timestamps import faults as stamp_faults
+
+        wrong += stamp_faults(settings["timestamp"])
+    if not isinstance(settings.get("fonts", []), list):
+        wrong.append(f"the setting fonts is {settings['fonts']!r}; expected a list of paths of TrueType files")
     grace = settings.get("grace_seconds", 0)
     if not isinstance(grace, int | float) or isinstance(grace, bool) or not grace >= 0:
         wrong.append(f"the setting grace_seconds is {grace!r}; expected a number of seconds")

@@ -17,7 +17,7 @@ from ansible.plugins.action import ActionBase
 
 from ansible_collections.sunset.crm.plugins.module_utils._canonical import digest
 from ansible_collections.sunset.crm.plugins.module_utils._recorded import VISIT, make_receipt
-from ansible_collections.sunset.crm.plugins.plugin_utils import filling, gates, ledger, steps
+from ansible_collections.sunset.crm.plugins.plugin_utils import filling, gates, ledger, orders, steps
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
 from ansible_collections.sunset.crm.plugins.plugin_utils.estate import Estate
 from ansible_collections.sunset.crm.plugins.plugin_utils.plan import Item, subject
@@ -72,6 +72,10 @@ class RecordedAction(ActionBase):
 
     def conclude(self, session: Session, item: Item) -> dict[str, Any]:
         """What follows from positive evidence, now or from an earlier run (a certificate); merged into the result."""
+        return {}
+
+    def regret(self, session: Session, item: Item, outcome: dict[str, Any], entry: str) -> dict[str, Any]:
+        """What follows from a step that was recorded as failed (a destruction order); merged into the result. entry: its ledger line."""
         return {}
 
     # --- one step ---
@@ -184,6 +188,8 @@ class RecordedAction(ActionBase):
         if outcome["status"] == "done":
             session.refresh()
             done.update(self.conclude(session, item))
+        elif outcome["status"] == "failed":
+            done.update(self.regret(session, item, outcome, entry.hash))
         return {**done, "ledger": {"intent": intent.hash, "outcome": entry.hash}}
 
     def _call(self, args: dict[str, Any], intent: str, check: bool, task_vars: dict[str, Any]) -> dict[str, Any]:
@@ -276,6 +282,8 @@ def _from_ledger(session: Session, step: steps.Step, item: Item, vault: str, set
     if session.too_late(step, item, vault):
         why = f"{item['host']} is off and enough other vaults hold proven copies of it; {vault} has none"
         return {"changed": False, "msg": f"{item['id']}: {why}"}
+    if step.irreversible and settled is None and (word := orders.excuse(item, session.words, session.insiders)):
+        return {"changed": False, "msg": f"{item['id']}: {word}"}
     if step.back or step.aspect == "power" or step.where in (steps.VAULT, steps.STATION):
         return None
     where = item["host"]

@@ -11,7 +11,7 @@ from typing import Any
 
 import jinja2
 
-from ansible_collections.sunset.crm.plugins.plugin_utils import closing
+from ansible_collections.sunset.crm.plugins.plugin_utils import certify, closing
 from ansible_collections.sunset.crm.plugins.plugin_utils.ledger import Entry
 from ansible_collections.sunset.crm.plugins.plugin_utils.plan import Plan
 from ansible_collections.sunset.crm.plugins.plugin_utils.statements import Statements
@@ -21,11 +21,19 @@ TEMPLATES = Path(__file__).parent / "templates"
 
 
 def facts(
-    plan: Plan, view: View, entries: list[Entry], words: Statements, approver: str, certificates: list[dict[str, Any]], made: str
+    plan: Plan,
+    view: View,
+    entries: list[Entry],
+    words: Statements,
+    approver: str,
+    certificates: list[dict[str, Any]],
+    ordered: list[dict[str, Any]],
+    made: str,
 ) -> dict[str, Any]:
     """Everything that the page shows."""
     refused = [entry.record for entry in entries if entry.record.get("kind") == "refused"]
     runs = [entry.record for entry in entries if entry.record.get("kind") == "run" and entry.record.get("state") == "open"]
+    excuses = certify.excuses(plan, words, {str(run.get("operator")) for run in runs if run.get("phase") == "wipe"} if plan.dual else ())
     return {
         "estate": plan.estate,
         "made": made,
@@ -35,7 +43,8 @@ def facts(
         "control": "dual" if plan.dual and runs and runs[-1].get("append_only") else "single",
         "waves": [{"name": wave, "accepted": wave in view.accepted} for wave in plan.waves],
         "rows": [
-            asdict(closing.row(item, plan, view, "wipe")) for item in sorted(plan.items.values(), key=lambda i: plan.waves.index(i["wave"]))
+            asdict(closing.row(item, plan, view, "wipe", excuses.get(item["id"], "")))
+            for item in sorted(plan.items.values(), key=lambda i: plan.waves.index(i["wave"]))
         ],
         "findings": plan.data.get("findings", []),
         "statements": [
@@ -47,6 +56,7 @@ def facts(
         "refused": [{"item": r["item"], "at": r["at"], "missing": [m["what"] for m in r["missing"]]} for r in refused],
         "runs": [{key: run.get(key) for key in ("run", "phase", "waves", "operator", "machine", "at")} for run in runs],
         "certificates": certificates,
+        "orders": [{**one, "settled": excuses.get(one["item"], "")} for one in ordered],
         "lines": len(entries),
         "head": entries[-1].hash if entries else "",
     }

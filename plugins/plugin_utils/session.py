@@ -68,6 +68,11 @@ class Session:
             raise Refusal(f"{module}: the plan has no item {item_id!r}; survey again or mend the task")
         return self.plan.items[item_id]
 
+    @property
+    def insiders(self) -> tuple[str, ...]:
+        """Whose signed word does not count in this run: under dual control the operator's own."""
+        return (str(self.run["operator"]), str(self.run.get("login", ""))) if self.plan.dual else ()
+
     def context(self) -> gates.Context:
         return gates.Context(
             self.plan,

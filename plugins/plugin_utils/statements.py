@@ -28,6 +28,7 @@ NAMESPACES = {
     "acceptance": signatures.ACCEPTANCE,
     "retention": signatures.RETENTION,
     "destruction": signatures.DESTRUCTION,
+    "disposal": signatures.DISPOSAL,
 }
 
 

@@ -89,19 +89,58 @@ def test_the_certificate_tells_what_the_ledger_holds(session: Session) -> None:
 
 def test_a_second_time_finds_it(session: Session) -> None:
     item = session.plan.items[ITEM]
-    name = certify.conclude(session, item)["certificate"]
-    before = (session.estate.certificates_folder / name).read_bytes()
-    assert certify.conclude(session, item) == {"certificate": name}
-    assert (session.estate.certificates_folder / name).read_bytes() == before
+    first = certify.conclude(session, item)
+    assert set(first) == {"certificate", "pdf"}
+    before = {path.name: path.read_bytes() for path in session.estate.certificates_folder.iterdir()}
+    assert set(before) == {name + end for name in first.values() for end in ("", ".sig")}
+    assert certify.conclude(session, item) == first
+    assert {path.name: path.read_bytes() for path in session.estate.certificates_folder.iterdir()} == before
 
 
-@pytest.mark.parametrize("gone", ["", ".sig"])
+@pytest.mark.parametrize("gone", ["json", "json.sig", "pdf", "pdf.sig"])
 def test_what_a_kill_left_half_done_is_done_again(session: Session, gone: str) -> None:
-    item = session.plan.items[ITEM]
-    name = certify.conclude(session, item)["certificate"]
-    (session.estate.certificates_folder / (name + gone)).unlink()
+    item, folder = session.plan.items[ITEM], session.estate.certificates_folder
     certify.conclude(session, item)
-    assert {path.name for path in session.estate.certificates_folder.iterdir()} == {name, name + ".sig"}
+    whole = {path.name for path in folder.iterdir()}
+    (folder / f"medium_pgdata.certificate.{gone}").unlink()
+    certify.conclude(session, item)
+    assert {path.name for path in folder.iterdir()} == whole
+
+
+def test_a_pdf_that_cannot_be_made_is_said_and_the_certificate_stands(session: Session) -> None:
+    session.plan.data["settings"] = {"fonts": ["/nowhere.ttf"]}
+    made = certify.conclude(session, session.plan.items[ITEM])
+    assert "pdf" not in made and "/nowhere.ttf" in made["warnings"][0] and read(session, made["certificate"])
+
+
+def test_a_time_stamp_that_the_plan_wants_and_nobody_gives(session: Session) -> None:
+    session.plan.data["settings"] = {"timestamp": {"url": "http://127.0.0.1:9/", "ca": "-----BEGIN CERTIFICATE-----"}}
+    with pytest.raises(Refusal, match="does not answer"):
+        certify.conclude(session, session.plan.items[ITEM])
+    assert "RFC 3161 token by http://127.0.0.1:9/" in read(session, "medium_pgdata.certificate.json")["timestamp"]
+
+
+def test_the_wave_is_not_closed_over_a_certificate_that_is_gone_damaged_or_of_another(session: Session) -> None:
+    item, folder = session.plan.items[ITEM], session.estate.certificates_folder
+    gaps = lambda: certify.gaps(session.estate, session.plan, session.view, ["main"])  # noqa: E731
+    assert gaps() == [f"{ITEM}: its certificate is missing, or is about another wipe"]
+    path = folder / certify.conclude(session, item)["certificate"]
+    assert gaps() == []
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b'"otto"', b'"paul"'))
+    assert "is unsound" in gaps()[0]
+    path.write_bytes(data)
+    (folder / "medium_other.certificate.json").write_bytes(data)
+    assert gaps() == ["medium_other.certificate.json: a certificate of a medium that the plan does not have"]
+
+
+def test_a_wipe_that_failed_ends_in_an_order_and_one_that_was_refused_does_not(session: Session) -> None:
+    item = session.plan.items[ITEM]
+    result = {"outcome": "failed", "reasons": ["no"]}
+    name = certify.order_destruction(session, item, result, "e" * 64)["order"]
+    assert json.loads((session.estate.orders_folder / name).read_bytes())["reasons"] == ["no"]
+    for outcome in ("refused", "aborted", "sanitised", None):
+        assert certify.order_destruction(session, item, {"outcome": outcome}, "e" * 64) == {}
 
 
 def test_no_authorisation_no_certificate(session: Session) -> None:

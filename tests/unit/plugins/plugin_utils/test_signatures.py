@@ -58,4 +58,4 @@ def test_a_signature_of_a_person_with_the_stock_tool_is_verified(keys: dict[str,
 
 def test_each_kind_has_a_namespace_of_its_own() -> None:
     names = [value for name, value in vars(signatures).items() if name.isupper()]
-    assert len(names) == len(set(names)) == 11
+    assert len(names) == len(set(names)) == 13
