@@ -1,7 +1,7 @@
 # Copyright: sunset.crm contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Read the containers of the plan from their engine; changes nothing and therefore records nothing."""
+"""Read the containers and guests of the plan from their engine or hypervisor; changes nothing and therefore records nothing."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 
-from ansible_collections.sunset.crm.plugins.plugin_utils import relay
+from ansible_collections.sunset.crm.plugins.plugin_utils import guest_reading, relay
 from ansible_collections.sunset.crm.plugins.plugin_utils.docker_engine import Engine, name_of
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
 from ansible_collections.sunset.crm.plugins.plugin_utils.recording import plain
@@ -65,9 +65,16 @@ class ActionModule(ActionBase):
 
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
-        declared = [item for item in plain(self._task.args.get("items") or []) if item.get("kind") == "container"]
+        items = plain(self._task.args.get("items") or [])
         try:
-            return {**result, "changed": False, **self._read(declared)}
+            seen, findings = guest_reading.read(self._connection, [item for item in items if item.get("kind") == "guest"])
+            boxes = self._read([item for item in items if item.get("kind") == "container"])
+            return {
+                **result,
+                "changed": False,
+                "expected": {**boxes["expected"], **seen},
+                "findings": [*boxes["findings"], *findings],
+            }
         except Refusal as exc:
             return {**result, "failed": True, "changed": False, "msg": str(exc)}
 

@@ -86,6 +86,7 @@ class ActionModule(ControlAction):
             "items": plain(variables["sunset_items"]),
             "survey": found,
             "profiles": plain(variables.get("survey_profiles") or {}),
+            "guest": self._guest(name, variables),
             "reach": {
                 "address": str(variables.get("sunset_pull_address", address)),
                 "port": int(variables.get("ansible_port") or 22),
@@ -93,6 +94,13 @@ class ActionModule(ControlAction):
                 "host_key": (found or {}).get("ssh_host_key", ""),
             },
         }
+
+    def _guest(self, name: str, variables: Mapping[str, Any]) -> dict[str, str]:
+        """The guest that this host runs inside, if it is one: the set (C(guest:NAME)) and its name there."""
+        told = plain(variables.get("sunset_guest") or {})
+        if told and (not isinstance(told, dict) or not str(told.get("item", "")).startswith("guest:")):
+            raise Refusal(f"sunset_guest of {name} is {told!r}; expected {{item: guest:SET, name: NAME}}, the set that it is a guest of")
+        return {"item": str(told["item"]), "name": str(told.get("name") or name)} if told else {}
 
     def _vault(self, variables: Mapping[str, Any]) -> dict[str, Any]:
         """ledger_copy: whether the vault has the append-only place; pinned here, so that no later variable drops it."""

@@ -15,6 +15,7 @@ from ansible_collections.sunset.crm.plugins.plugin_utils.session import Session
 
 GATES = {
     "power off": (("host_power", "off"), ("host",)),
+    "power off of hypervisors": (("host_power", "off"), ("host",)),
     "wipe": (("media_wipe", None), ("medium",)),
 }
 
@@ -29,7 +30,14 @@ class ActionModule(ControlAction):
         (module, state), kinds = GATES[args["gate"]]
         step = steps.find(module, {"state": state})
         context = session.context()
-        items = [item for item in session.plan.of(*kinds) if item["wave"] in session.run["waves"]]
+        # Their turn comes when the hosts that run inside their guests are off.
+        late = session.plan.hypervisors() if step.aspect == "power" else set()
+        second = args["gate"] == "power off of hypervisors"
+        items = [
+            item
+            for item in session.plan.of(*kinds)
+            if item["wave"] in session.run["waves"] and (step.aspect != "power" or (item["host"] in late) == second)
+        ]
         lacks = {
             item["id"]: [str(lack) for lack in gates.missing(step, item, context) if not _own_order(item, lack, step)]
             for item in items

@@ -59,7 +59,7 @@ class ActionModule(ControlAction):
             )
         silent = _silent_vaults(plan, waves, phase, task_vars)
         if phase != "expire":
-            members = runs.members(plan, waves, silent)
+            members = runs.members(plan, waves, silent, phase)
         elif away := {vault: why for vault, why in silent.items() if vault in {member["host"] for member in members}}:
             raise Refusal(f"a statement names packages on a vault that cannot be worked with: {_told(away)}. Mend it, then run it again.")
         receivers = [] if check else _receivers(plan.vaults, task_vars)

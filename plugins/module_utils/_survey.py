@@ -46,6 +46,22 @@ PG_TEMPLATES = ("template0", "template1")
 MY_SYSTEM = ("information_schema", "mysql", "performance_schema", "sys")
 WEB_UNITS = {"nginx": ["nginx.service"]}
 ENGINE_UNITS = ["docker.service", "docker.socket", "containerd.service"]
+# The daemons of a hypervisor whose guests are planned; the guests' own processes run in scopes of their own (GUEST_SCOPES).
+HYPERVISOR_UNITS = {
+    "libvirt": [
+        "libvirtd.service", "libvirtd.socket", "libvirtd-ro.socket", "libvirtd-admin.socket", "libvirtd-tls.socket", "libvirtd-tcp.socket",
+        "virtqemud.service", "virtqemud.socket", "virtlogd.service", "virtlockd.service", "virtnetworkd.service", "virtstoraged.service",
+        "virtproxyd.service", "libvirt-guests.service",
+    ],
+    "proxmox": [
+        "pve-cluster.service", "pvedaemon.service", "pveproxy.service", "spiceproxy.service", "pvestatd.service", "pve-ha-crm.service",
+        "pve-ha-lrm.service", "pvescheduler.service", "corosync.service", "qmeventd.service", "pve-firewall.service", "pvefw-logger.service",
+    ],
+}  # fmt: skip
+GUEST_SCOPES = {
+    "libvirt": re.compile(r"^machine-(qemu|lxc).*\.scope$"),
+    "proxmox": re.compile(r"^(\d+\.scope|pve-container@\d+\.service)$"),
+}
 SYSTEM_MOUNTS = ("/", "/boot", "/boot/efi", "/efi", "/usr")
 
 
@@ -72,7 +88,12 @@ def declaration_problem(items: List[Any]) -> Optional[str]:
     return None
 
 
-REQUIRED: Dict[str, Tuple[str, ...]] = {"database": ("engine", "database"), "filestore": ("path",), "medium": ("device",)}
+REQUIRED: Dict[str, Tuple[str, ...]] = {
+    "database": ("engine", "database"),
+    "filestore": ("path",),
+    "medium": ("device",),
+    "guest": ("backend", "guests", "staging"),
+}
 
 
 def application_units(item: Row) -> List[str]:
@@ -93,6 +114,8 @@ def covered_units(items: Iterable[Row], profiles: Dict[str, Row]) -> Set[str]:
         units.update([web["unit"]] if web.get("unit") else WEB_UNITS.get(web.get("server", ""), []))
         if item["kind"] == "container":
             units.update(ENGINE_UNITS)
+        if item["kind"] == "guest":
+            units.update(HYPERVISOR_UNITS.get(item.get("backend", ""), []))
         units.update((profiles.get(item.get("profile", "")) or {}).get("units") or [])
     return units
 
@@ -102,7 +125,11 @@ def covered_cron_files(items: Iterable[Row]) -> Set[str]:
 
 
 def unit_is_known(unit: Optional[str], covered: Set[str]) -> bool:
-    return unit is not None and (unit in covered or bool(BASE_UNITS.match(unit)))
+    if unit is None:
+        return False
+    # A planned guest's own process (its console) belongs to the guest's item.
+    planned = [GUEST_SCOPES[name] for name, units in HYPERVISOR_UNITS.items() if units[0] in covered]
+    return unit in covered or bool(BASE_UNITS.match(unit)) or any(scope.match(unit) for scope in planned)
 
 
 def listener_name(row: Row, ephemeral: Tuple[int, int]) -> str:

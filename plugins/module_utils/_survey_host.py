@@ -47,6 +47,8 @@ def host_facts() -> Row:
         "machine_id": (_proc.read_text("/etc/machine-id") or "").strip() or None,
         "boot_id": (_proc.read_text("/proc/sys/kernel/random/boot_id") or "").strip() or None,
         "hostname": socket.gethostname(),
+        # Of a virtual machine: the id that its hypervisor knows it by.
+        "product_uuid": (_proc.read_text("/sys/class/dmi/id/product_uuid") or "").strip().lower() or None,
         "os": {
             "id": release.get("ID"),
             "version": release.get("VERSION_ID"),
@@ -204,11 +206,13 @@ class Findings(object):
         return _survey.judge_mounts(rows, set(), covered)
 
     def engines(self) -> List[Row]:
-        planned = any(item["kind"] == "container" for item in self.items)
+        planned = {"docker"} if any(item["kind"] == "container" for item in self.items) else set()
+        # What its guests are, the hypervisor itself is asked by guest_survey.
+        planned |= {item.get("backend") for item in self.items if item["kind"] == "guest"}
         running = {_proc.command_name(pid) for pid in _proc.pids()}
         found = []
         for name, processes, paths in ENGINES:
-            if name == "docker" and planned:
+            if name in planned:
                 continue
             signs = sorted(running & set(processes)) + [path for path in paths if os.path.exists(path)]
             if signs:

@@ -45,8 +45,8 @@ SCHEMA = {
                 "properties": {
                     "item": {"type": "string", "description": "kind:name, as in the plan of the estate"},
                     "slug": {"type": "string", "description": "folder below data/"},
-                    "kind": {"enum": ["database", "filestore", "container"]},
-                    "proof": {"type": "string", "description": "how it is restored: the engine of a database, filestore or image"},
+                    "kind": {"enum": ["database", "filestore", "container", "guest"]},
+                    "proof": {"type": "string", "description": "how it is restored: the engine of a database, filestore, image or guest"},
                     "identity": {"enum": [DATA, KEYS], "description": "which of the package's identities opens it"},
                     "source": {
                         "type": "object",
@@ -101,6 +101,7 @@ OPENERS = (
     (".users.sql", "mariadb <FILE (accounts; before the dump)"),
     (".sql", "mariadb --binary-mode --default-character-set=utf8mb4 <FILE"),
     (".image.tar", "docker load -i FILE"),
+    (".domain.xml", "virsh define FILE"),
     (".tar", "tar -xf FILE"),
     (".sqlite3", "sqlite3 FILE"),
     (".redis.jsonl", "one line of JSON a key; its dump (base64) is for RESTORE of redis-cli"),

@@ -397,6 +397,40 @@ def prove_image(artefacts, _source, _base):
     }
 
 
+# --- guests --------------------------------------------------------------------------------------------------------
+
+
+def prove_guest(artefacts, source, _base):
+    # type: (Artefacts, Dict[str, Any], str) -> Dict[str, Any]
+    """Each guest's definition names that guest, and every copied disk has the digest that was read at the source."""
+    guests, found, disks = source.get("guests") or {}, [], 0  # type: Dict[str, Any], List[str], int
+    if not guests:
+        raise VaultError("the ledger names no guests of %s; save it again" % artefacts.item, verdict="unknown")
+    stored = {entry["name"]: entry for entry in artefacts.stored}
+    for name, guest in sorted(guests.items()):
+        definition = stored.get(guest["definition"])
+        if definition is None:
+            found.append("%s: its definition is not in the package" % name)
+        elif str(guest["id"]).encode("utf-8") not in artefacts.text(definition):
+            found.append("%s: its definition does not name %s" % (name, guest["id"]))
+        for artefact, sha256 in sorted((guest.get("artefacts") or {}).items()):
+            if artefact not in stored:
+                found.append("%s: %s is not in the package" % (name, artefact))
+            elif stored[artefact].get("plain_sha256") != sha256:
+                found.append("%s: %s has another digest than at the source" % (name, artefact))
+            elif stored[artefact]["role"] == "disk":
+                disks += 1
+    return {
+        "verdict": "different" if found else "equal",
+        "guests": len(guests),
+        "disks": disks,
+        "differences": found[:SHOWN],
+        "differences_total": len(found),
+        # Never to be read as "it runs".
+        "depth": "definitions read, every artefact read back and compared by digest with the source; not started",
+    }
+
+
 # --- the whole -----------------------------------------------------------------------------------------------------
 
 
@@ -408,7 +442,7 @@ def prove(proof, artefacts, source, base, more=None):
     if proof in CLASSES:
         result = prove_database(proof, artefacts, source, base, more or {"readable": {"tables": False}})
     else:
-        result = {"filestore": prove_filestore, "image": prove_image}[proof](artefacts, source, base)
+        result = {"filestore": prove_filestore, "image": prove_image, "guest": prove_guest}[proof](artefacts, source, base)
     artefacts.rest()
     result["artefact_sha256s"] = {entry["name"]: entry["sha256"] for entry in artefacts.stored}
     return result

@@ -109,6 +109,11 @@ RESTORES = (
         'mariadb --default-character-set=utf8mb4 <"$OUT/{file}"',
     ),
     (".sql", "MariaDB, one database:", 'mariadb --default-character-set=utf8mb4 --binary-mode --max-allowed-packet=1G <"$OUT/{file}"'),
+    (
+        ".domain.xml",
+        "The definition of a virtual machine of libvirt (its disks are the files beside it, put where the definition says):",
+        'virsh define "$OUT/{file}"',
+    ),
     (".image.tar", "The image of a container:", 'docker load -i "$OUT/{file}"'),
     (".tar", "Files (as root, to have their owners too):", 'mkdir "$OUT/{slug}.tree" && tar -xpf "$OUT/{file}" -C "$OUT/{slug}.tree"'),
     (".sqlite3", "SQLite; the file is the database:", 'sqlite3 "$OUT/{file}" "PRAGMA integrity_check"'),

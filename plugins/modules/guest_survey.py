@@ -5,12 +5,14 @@
 
 DOCUMENTATION = r"""
 module: guest_survey
-short_description: Reads the containers that the inventory declares
+short_description: Reads the containers and virtual machines that the inventory declares
 version_added: 0.1.0
 description:
   - Asks the container engine of a host, through the connection that Ansible has to it, for the declared sets of containers.
   - Containers of the engine that no declared set covers are findings, unless the sets say that the engine is shared with
     others and stays (C(shared_engine)).
+  - Asks the hypervisor in the same way for the declared sets of virtual machines. One that no declared set covers is a finding, running or
+    not, unless the sets say that the hypervisor is shared with others and stays (C(shared_hypervisor)).
 attributes:
   check_mode:
     support: full
@@ -20,7 +22,7 @@ attributes:
     description: It changes nothing.
 options:
   items:
-    description: The declarations of the host's items (C(sunset_items)); those of kind C(container) are read.
+    description: The declarations of the host's items (C(sunset_items)); those of kind C(container) and C(guest) are read.
     type: list
     elements: dict
     required: true
@@ -37,12 +39,12 @@ EXAMPLES = r"""
 
 RETURN = r"""
 expected:
-  description: For each declared set whether it was found, and the names and ids of its containers.
+  description: For each declared set whether it was found, and the names and ids of its containers or guests.
   returned: success
   type: dict
   sample: {"container:shop": {found: "yes", identity: {containers: [shop-web], ids: {shop-web: 4f2a}}, media: [], detail: ""}}
 findings:
-  description: Containers that no declared set covers.
+  description: Containers and virtual machines that no declared set covers.
   returned: success
   type: list
   elements: dict

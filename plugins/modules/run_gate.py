@@ -13,7 +13,7 @@ options:
   gate:
     description: The gate to look at.
     type: str
-    choices: [power off, wipe]
+    choices: [power off, power off of hypervisors, wipe]
     required: true
 attributes:
   check_mode:

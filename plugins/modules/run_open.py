@@ -66,11 +66,12 @@ waves:
   elements: str
   sample: [pilot]
 members:
-  description: Each machine of the run with its place, the ids of its items by kind, and its tier in the power-off.
+  description: Each machine of the run with its place, the ids of its items by kind (C(late) for those of hypervisors, which come after the hosts
+    that run inside their guests are off), and its tier in the power-off.
   returned: success
   type: list
   elements: dict
-  sample: [{host: old1, place: estate, tier: 0, items: {database: ["database:oldcrm"]}, vaults: [vault1]}]
+  sample: [{host: old1, place: estate, tier: 0, items: {database: ["database:oldcrm"]}, late: {}, vaults: [vault1]}]
 interrupted:
   description: Steps that an earlier run began and whose end the ledger does not hold.
   returned: success

@@ -13,6 +13,7 @@ description:
     memory and compares it with what was read at the source.
   - A database goes into a throw-away server of the same engine and name that has a unix socket and no network. A file store
     is extracted. A SQLite copy is opened read-only and checked by SQLite's own C(integrity_check). An image's structure is checked; it is not started.
+    Of virtual machines every artefact is compared by digest with what was read at the source; none is started.
   - Only the verdict V(equal) is success. V(different) and V(unknown) fail and say what was found.
 attributes:
   check_mode:
@@ -40,7 +41,7 @@ options:
   proof:
     description: What kind of proof is made.
     type: str
-    choices: [postgresql, mariadb, sqlite, redis, filestore, image]
+    choices: [postgresql, mariadb, sqlite, redis, filestore, image, guest]
     required: true
   artefacts:
     description: The artefacts as the dump's evidence in the ledger names them. May be empty in check mode only.
@@ -280,7 +281,7 @@ def main():
             estate=dict(type="str", required=True),
             package=dict(type="str", required=True),
             live_dir=dict(type="path"),
-            proof=dict(type="str", choices=["postgresql", "mariadb", "sqlite", "redis", "filestore", "image"], required=True),
+            proof=dict(type="str", choices=["postgresql", "mariadb", "sqlite", "redis", "filestore", "image", "guest"], required=True),
             artefacts=dict(type="list", elements="dict", required=True),
             source=dict(type="dict", default={}),
             scratch=dict(type="path", default="/dev/shm"),  # noqa: S108 - memory, on purpose

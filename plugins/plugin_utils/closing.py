@@ -11,7 +11,7 @@ from pathlib import Path
 
 from ansible_collections.sunset.crm.plugins.plugin_utils import ledger
 from ansible_collections.sunset.crm.plugins.plugin_utils.gates import proofs_required
-from ansible_collections.sunset.crm.plugins.plugin_utils.plan import Item, Plan
+from ansible_collections.sunset.crm.plugins.plugin_utils.plan import SETS, Item, Plan
 from ansible_collections.sunset.crm.plugins.plugin_utils.statements import Statements
 from ansible_collections.sunset.crm.plugins.plugin_utils.view import Seen, View, dump_id
 
@@ -65,8 +65,7 @@ def _made(item: Item, done: str, proof: str, seen: Seen | None, finished: bool) 
 
 
 def _running(item: Item, plan: Plan, view: View) -> Row:
-    container = item["kind"] == "container"
-    if not container:
+    if item["kind"] not in SETS:
         return _application(item, view)
     seen = view.get(item["id"], "guest")
     stopped = seen is not None and seen.value == "stopped"
@@ -110,7 +109,9 @@ def _data_set(item: Item, plan: Plan, view: View) -> Row:
 
 def _proof_word(item: Item) -> str:
     # An image is read back and its layers' digests are compared; nothing is started from it yet.
-    return "image structure verified, not started," if item["kind"] == "container" else "restored and compared"
+    # Of a guest its definition and copied disks are read back and compared; it is not started from them.
+    words = {"container": "image structure verified, not started,", "guest": "read back and compared, not started,"}
+    return words.get(item["kind"], "restored and compared")
 
 
 def _host(item: Item, view: View) -> Row:

@@ -9,8 +9,10 @@ action fills these in, and a task that gives another value is refused.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
+from ansible_collections.sunset.crm.plugins.plugin_utils import guest_sets
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
 from ansible_collections.sunset.crm.plugins.plugin_utils.plan import DATA_SETS, Item, Plan
 from ansible_collections.sunset.crm.plugins.plugin_utils.steps import Step
@@ -29,6 +31,8 @@ PLANNED = {
     "session_end": ("socket",),
     "web_closed": ("unit",),
     "docker_guests": ("socket",),
+    "libvirt_guests": ("uri", "snapshot", "copy"),
+    "proxmox_guests": ("api", "snapshot", "copy", "storage"),
     "vault_access": ("user", "reader_dir"),
     "media_wipe": ("state_directory",),
     # Laid out by plan_build from the product's profile.
@@ -43,6 +47,8 @@ KINDS = {
     "database_dump": ("database",),
     "filestore_archive": ("filestore",),
     "docker_guests": ("container",),
+    "libvirt_guests": ("guest",),
+    "proxmox_guests": ("guest",),
     "host_look": ("host",),
     "host_power": ("host",),
     "vault_package": ("host",),
@@ -55,7 +61,7 @@ KINDS = {
 }
 
 # Modules whose way back needs what was found before; the others keep it beside the thing itself or need nothing.
-TAKES_FORMER = ("scheduler_state", "service_state", "docker_guests")
+TAKES_FORMER = ("scheduler_state", "service_state", "docker_guests", "libvirt_guests", "proxmox_guests")
 
 
 def options(step: Step, item: Item, plan: Plan, view: View, vault: str) -> Options:
@@ -141,6 +147,39 @@ def _docker_guests(item: Item, plan: Plan, view: View, vault: str) -> Options:
     }
 
 
+def _guests(backend: str) -> Callable[[Item, Plan, View, str], Options]:
+    """The options that every backend of guests has.
+
+    others: guests of the same hypervisor that belong to other items. hosts: guests that are hosts of the plan, which go off by
+    their own step; of those, ran: that were on before that step, so that a resume starts them."""
+
+    def fill(item: Item, plan: Plan, view: View, vault: str) -> Options:
+        if item["expects"]["backend"] != backend:
+            raise Refusal(
+                f"{item['id']} has the backend {item['expects']['backend']}, {guest_sets.BACKENDS[backend]} is for {backend}; "
+                "use the module of its backend"
+            )
+        here = guest_sets.place(item)
+        same = [one for one in plan.of("guest") if one is not item and guest_sets.place(one) == here]
+        within = guest_sets.inhabitants(item, plan.items)
+        return {
+            "guests": guest_sets.names(item),
+            "identity": item["identity"],
+            "others": sorted({name for one in same for name in guest_sets.names(one)}),
+            "hosts": {name: host["host"] for name, host in sorted(within.items())},
+            "ran": sorted(name for name, host in within.items() if _was_on(host, view)),
+            "staging": item["expects"].get("staging"),
+        }
+
+    return fill
+
+
+def _was_on(host: Item, view: View) -> bool:
+    """Whether this host was on when its power-off began, and was not put back since."""
+    former = view.former.get((host["id"], "power")) or {}
+    return bool(former.get("power") == "on" or (former.get("witness") or {}).get("power") == "on")
+
+
 def _host_look(item: Item, plan: Plan, view: View, vault: str) -> Options:
     """The declarations of the host's items, as the survey was given them."""
     declared = [other for other in plan.items.values() if other["host"] == item["host"] and other["kind"] != "host"]
@@ -198,7 +237,7 @@ def _vault_pull(item: Item, plan: Plan, view: View, vault: str) -> Options:
 
 
 def _vault_prove(item: Item, plan: Plan, view: View, vault: str) -> Options:
-    proof = {"filestore": "filestore", "container": "image"}.get(item["kind"]) or item["expects"]["engine"]
+    proof = {"filestore": "filestore", "container": "image", "guest": "guest"}.get(item["kind"]) or item["expects"]["engine"]
     seen = view.get(item["id"], "dump")
     detail = plan.data["vaults"][vault]
     return {
@@ -229,6 +268,8 @@ _FILL = {
     "database_dump": _database_dump,
     "filestore_archive": _filestore_archive,
     "docker_guests": _docker_guests,
+    "libvirt_guests": _guests("libvirt"),
+    "proxmox_guests": _guests("proxmox"),
     "host_look": _host_look,
     "host_power": _host_power,
     "vault_package": _vault_package,

@@ -16,7 +16,7 @@ from datetime import datetime, timedelta
 from typing import Any
 
 from ansible_collections.sunset.crm.plugins.plugin_utils import packages
-from ansible_collections.sunset.crm.plugins.plugin_utils.plan import DATA_SETS, RUNNING, Item, Plan
+from ansible_collections.sunset.crm.plugins.plugin_utils.plan import DATA_SETS, RUNNING, SETS, Item, Plan
 from ansible_collections.sunset.crm.plugins.plugin_utils.statements import Statement, Statements, covers, expired, moment
 from ansible_collections.sunset.crm.plugins.plugin_utils.steps import Step
 from ansible_collections.sunset.crm.plugins.plugin_utils.view import View
@@ -127,8 +127,8 @@ def _quiet(item: Item, context: Context) -> list[Missing]:
 
 
 def _stopped(item: Item, context: Context) -> list[Missing]:
-    """A container is stopped; an application is quiet and so is every service that it declares."""
-    if item["kind"] == "container":
+    """A set of containers or guests is stopped; an application is quiet and so is every service that it declares."""
+    if item["kind"] in SETS:
         return _need(item["id"], "guest", "stopped", context, _again(context))
     found = _quiet(item, context)
     if item["expects"].get("services"):
@@ -162,12 +162,16 @@ def _guest(item: Item, context: Context, vault: str) -> list[Missing]:
     found = _above_stopped(item, context)
     for database in context.plan.served_by(item["id"]):
         found += _dumped(database, context)
+    # A host of the plan that runs inside a guest goes off by its own step, which asks for everything on it.
+    for above in context.plan.standing_on(item["id"]):
+        if above["kind"] == "host":
+            found += _need(above["id"], "power", "off", context, _again(context))
     return found
 
 
 def _dump(item: Item, context: Context, vault: str) -> list[Missing]:
     found = _above_stopped(item, context)
-    return found + (_stopped(item, context) if item["kind"] == "container" else [])
+    return found + (_stopped(item, context) if item["kind"] in SETS else [])
 
 
 def _dumped(item: Item, context: Context) -> list[Missing]:
@@ -262,9 +266,9 @@ def _classified(host: str, context: Context) -> list[Missing]:
 def _power(item: Item, context: Context, vault: str) -> list[Missing]:
     plan, view, host = context.plan, context.view, item["host"]
     found = _classified(host, context)
-    for other in plan.of(*RUNNING, host=host):
+    for other in [*plan.of(*RUNNING, host=host), *(one for one in plan.guests_on(host) if one["host"] != host)]:
         found += _stopped(other, context)
-    for data_set in plan.of(*DATA_SETS, host=host):
+    for data_set in plan.data_on(host):
         found += _proven(data_set, context)
         if data_set["kind"] == "database" and data_set["expects"].get("unit"):
             found += _need(data_set["id"], "service", "stopped", context, _again(context))
@@ -300,7 +304,7 @@ def _shelf(item: Item, context: Context, vault: str) -> list[Missing]:
 def _looked(item: Item, context: Context) -> list[Missing]:
     """The host was surveyed again after its last dump, and nothing new was there."""
     look = context.view.get(item["id"], "look")
-    dumps = [context.view.get(data_set["id"], "dump") for data_set in context.plan.of(*DATA_SETS, host=item["host"])]
+    dumps = [context.view.get(data_set["id"], "dump") for data_set in context.plan.data_on(item["host"])]
     if look is not None and all(dump is None or dump.first < look.number for dump in dumps):
         return []
     return [Missing(item["id"], "it was not surveyed again after its last dump (look)", _again(context))]

@@ -27,6 +27,8 @@ BY_ITSELF, BY_FORCE, ALREADY_OFF, UNKNOWN, STILL_ON, NOT_ASKED = (
 )
 
 POLL_SHORTEST, POLL_LONGEST = 0.1, 1.0
+# The share of its time after which a guest that was asked one way is asked the next.
+NEXT_WAY = 0.5
 
 
 @dataclass(frozen=True)
@@ -72,8 +74,8 @@ class Backend(Protocol):
     def wake(self, guest: Guest) -> None:
         """Make a paused guest able to hear a request."""
 
-    def ask(self, guest: Guest) -> None:
-        """Ask the guest to end, without any escalation by the backend."""
+    def ask(self, guest: Guest) -> str | None:
+        """Ask the guest to end, without any force by the backend. What was asked (agent, ACPI), where there is more than one way."""
 
     def force(self, guest: Guest) -> None:
         """Cut the guest off."""
@@ -133,8 +135,10 @@ def tiers(guests: Sequence[Guest]) -> list[list[str]]:
     return order
 
 
-def former_of(guests: Iterable[Guest], earlier: Mapping[str, Any] | None = None) -> dict[str, dict[str, Any]]:
+def former_of(guests: Iterable[Guest], earlier: Mapping[str, Any] | None = None, ran: Collection[str] = ()) -> dict[str, dict[str, Any]]:
     """What resume must put back, by name.
+
+    ran: guests that are hosts of the plan and were switched off by their own step before: they were on.
 
     earlier: what an interrupted run had recorded before it changed anything. It wins for the same guest: that run may
     have taken the restart policy away already, and what is read now would be its own doing.
@@ -146,6 +150,8 @@ def former_of(guests: Iterable[Guest], earlier: Mapping[str, Any] | None = None)
             former[guest.name] = before
         else:
             former[guest.name] = {"id": guest.key, "power": guest.power, **dict(guest.record.get("former", {}))}
+        if guest.name in ran and former[guest.name].get("power") == "off":
+            former[guest.name]["power"] = "on"
     return former
 
 
@@ -165,6 +171,10 @@ class Course:
     guest: Guest
     phase: str = "waiting"  # waiting, asked, forced, off, late, kept
     asked_at: float | None = None
+    # An earlier run has asked it: it is given time to come down before it is asked once more.
+    expected: bool = False
+    # When it is to be asked once more, by the backend's next way; None: never.
+    again_at: float | None = None
     ended_at: float | None = None
     forced: bool = False
     notes: list[str] = field(default_factory=list)
@@ -177,7 +187,7 @@ class Course:
 def moves(
     courses: Mapping[str, Course], powers: Mapping[str, str], now: float, timeout: float, force_after: float | None
 ) -> list[tuple[str, str]]:
-    """What is due at this moment, as (verb, name): off, ask, force, late, keep.
+    """What is due at this moment, as (verb, name): off, expect, ask, force, late, keep.
 
     Each guest has its own deadline, counted from its own request. A guest is asked as soon as everything that stands
     on it is off; where one of those does not end, it is kept running rather than pulled away from under it.
@@ -199,11 +209,13 @@ def moves(
             if any(other.phase in ("late", "kept") for other in above):
                 due.append(("keep", name))
             elif all(other.guest.name in ended for other in above):
-                due.append(("ask", name))
+                due.append(("expect" if course.expected else "ask", name))
         elif now - (course.asked_at or 0.0) >= timeout:
             due.append(("late", name))
         elif course.phase == "asked" and force_after is not None and now - (course.asked_at or 0.0) >= force_after:
             due.append(("force", name))
+        elif course.phase == "asked" and course.again_at is not None and now >= course.again_at:
+            due.append(("ask", name))
     return due
 
 
@@ -298,26 +310,42 @@ def bring_down(
     force_after: float | None,
     record: Callable[..., None],
     clock: Clock | None = None,
+    expected: Collection[str] = (),
+    before_asking: Callable[[Guest], None] | None = None,
 ) -> dict[str, Course]:
-    """Hold all, then ask all as their turn comes, and wait for all together."""
+    """Hold all, then ask all as their turn comes, and wait for all together.
+
+    expected: names of those that come down already, or that an earlier run has asked. before_asking: told of each request first.
+    """
     clock = clock or Clock()
     for guest in guests:
         if guest.returns:
             backend.hold(guest)
             record(did="held", guest=guest.name, was=guest.returns)
-    courses = {guest.name: Course(guest, phase="off" if guest.power == "off" else "waiting") for guest in guests}
+    courses = {
+        guest.name: Course(guest, phase="off" if guest.power == "off" else "waiting", expected=guest.name in expected) for guest in guests
+    }
     pause = POLL_SHORTEST
     while not all(course.over for course in courses.values()):
         due = moves(courses, backend.powers(), clock.now(), timeout, force_after)
         for verb, name in due:
             course = courses[name]
-            if verb == "ask":
-                if course.guest.power == "paused":
+            if verb == "expect":
+                course.asked_at, course.phase, course.again_at = clock.now(), "asked", clock.now() + timeout * NEXT_WAY
+                record(did="left to come down, it was asked before", guest=name)
+            elif verb == "ask":
+                if course.guest.power == "paused" and course.asked_at is None:
                     backend.wake(course.guest)
                     record(did="woken", guest=name)
-                course.asked_at, course.phase = clock.now(), "asked"
-                backend.ask(course.guest)
-                record(did="asked", guest=name)
+                if before_asking:
+                    before_asking(course.guest)
+                course.phase, course.again_at = "asked", None
+                course.asked_at = clock.now() if course.asked_at is None else course.asked_at
+                way = backend.ask(course.guest)
+                if way == "agent":
+                    # An agent that took the request and does not carry it out: the power button is left.
+                    course.again_at = clock.now() + timeout * NEXT_WAY
+                record(did="asked", guest=name, **({"by": way} if way else {}))
             elif verb == "force":
                 course.forced, course.phase = True, "forced"
                 backend.force(course.guest)

@@ -20,11 +20,14 @@ from typing import Any
 from ansible_collections.sunset.crm.plugins.module_utils._canonical import digest
 from ansible_collections.sunset.crm.plugins.module_utils._shelf import faults as shelf_faults
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
+from ansible_collections.sunset.crm.plugins.plugin_utils.guest_sets import faults as guest_faults
 
 SCHEMA = 1
-KINDS = ("host", "application", "database", "filestore", "container", "medium")
-DATA_SETS = ("database", "filestore", "container")
-RUNNING = ("application", "container")
+KINDS = ("host", "application", "database", "filestore", "container", "guest", "medium")
+DATA_SETS = ("database", "filestore", "container", "guest")
+RUNNING = ("application", "container", "guest")
+# Sets of things that one engine runs: its containers, or the virtual machines of a hypervisor or cluster.
+SETS = ("container", "guest")
 FIELDS = ("id", "kind", "wave", "host", "identity", "stands_on", "expects")
 
 Item = dict[str, Any]
@@ -84,6 +87,21 @@ class Plan:
         """The databases whose server runs in this set of containers."""
         return [item for item in self.of("database") if container_id in item["stands_on"]]
 
+    def guests_on(self, host: str) -> list[Item]:
+        """The sets of virtual machines that stand on this host. One of a cluster stands on each of its nodes."""
+        return [item for item in self.of("guest") if f"host:{host}" in item["stands_on"]]
+
+    def data_on(self, host: str) -> list[Item]:
+        """The data sets of a host, with the sets of virtual machines that it carries for another node."""
+        return [*self.of(*DATA_SETS, host=host), *(item for item in self.guests_on(host) if item["host"] != host)]
+
+    def hypervisors(self) -> set[str]:
+        """Hosts that carry virtual machines, and those that must be off after one: their turn comes when the guests are off."""
+        found = {item["host"] for item in self.of("host") if self.guests_on(item["host"])}
+        while more := {item["host"] for item in self.of("host") if found & set(self.hosts_before(item["host"]))} - found:
+            found |= more
+        return found
+
     def carried_by(self, medium_id: str) -> list[Item]:
         """The data sets that lie on this medium."""
         return [item for item in self.of(*DATA_SETS) if medium_id in item.get("media", [])]
@@ -91,7 +109,13 @@ class Plan:
     def hosts_before(self, host: str) -> list[str]:
         """Hosts that must be off before this one: something on them stands on something of this host."""
         here = {item["id"] for item in self.items.values() if item["host"] == host and item["kind"] != "medium"}
-        above = {item["host"] for item_id in here for item in self.standing_on(item_id)}
+        above: set[str] = set()
+        for item in (item for item_id in here for item in self.standing_on(item_id)):
+            if item["kind"] != "guest":
+                above.add(item["host"])
+            elif f"host:{host}" not in item["stands_on"]:
+                # The nodes of a cluster have no order among themselves; what they all stand on comes after each.
+                above |= {parent.partition(":")[2] for parent in item["stands_on"] if parent.startswith("host:")}
         return sorted(above - {host})
 
     def media_hosts(self, medium: Item) -> list[str]:
@@ -149,6 +173,7 @@ def faults(data: dict[str, Any]) -> list[str]:
     for item in items:
         wrong += _item_faults(item, set(ids), data["waves"])
     if not wrong:
+        wrong += guest_faults(items)
         wrong += _circles(items)
         wrong += _dark_vaults(items, data["vaults"])
         wrong += _twins(items)

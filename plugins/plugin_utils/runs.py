@@ -10,7 +10,7 @@ from typing import Any
 
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
 from ansible_collections.sunset.crm.plugins.plugin_utils.gates import proofs_required
-from ansible_collections.sunset.crm.plugins.plugin_utils.plan import DATA_SETS, Item, Plan
+from ansible_collections.sunset.crm.plugins.plugin_utils.plan import DATA_SETS, SETS, Item, Plan
 from ansible_collections.sunset.crm.plugins.plugin_utils.view import View
 
 PHASES = ("shutdown", "wipe", "resume", "expire")
@@ -72,15 +72,26 @@ def _silence(seen: dict[str, Any], proofs: bool) -> str:
     return "; ".join(problems)
 
 
-def members(plan: Plan, waves: list[str], without: Collection[str] = ()) -> list[dict[str, Any]]:
+# What a shutdown does on a hypervisor only when its guests are off: those that run inside them go off first, by their own step.
+LATE = (
+    "libvirt_guest", "proxmox_guest", "database", "database_container", "database_service", "filestore", "host", "package", "shelf", "data_set",
+)  # fmt: skip
+
+
+def members(plan: Plan, waves: list[str], without: Collection[str] = (), phase: str = "shutdown") -> list[dict[str, Any]]:
     """For each machine of the run: its name, its place (estate, vault or station) and the ids of its items by kind.
 
+    items: what it does; late: what it does, in a shutdown, after the hosts that run inside guests are off.
     without: vaults that do not answer; they get no work in this run.
     Containers are listed in the order in which they stop: those that others stand on come last."""
     found: dict[tuple[str, str], dict[str, list[str]]] = {}
+    late: dict[tuple[str, str], dict[str, list[str]]] = {}
+    hypervisors = plan.hypervisors() if phase == "shutdown" else set()
 
     def add(host: str, place: str, kind: str, item_id: str) -> None:
-        found.setdefault((host, place), {}).setdefault(kind, []).append(item_id)
+        found.setdefault((host, place), {})
+        second = kind in LATE and plan.items[item_id]["host"] in hypervisors
+        (late if second else found).setdefault((host, place), {}).setdefault(kind, []).append(item_id)
 
     for item in plan.items.values():
         if item["wave"] not in waves:
@@ -100,19 +111,31 @@ def members(plan: Plan, waves: list[str], without: Collection[str] = ()) -> list
             if item["wave"] in waves and item["kind"] in DATA_SETS:
                 add(vault, "vault", "data_set", item["id"])
                 package = f"host:{item['host']}"
-                if package not in found[vault, "vault"].get("package", []):
+                known = [*found[vault, "vault"].get("package", []), *late.get((vault, "vault"), {}).get("package", [])]
+                if package not in known:
                     add(vault, "vault", "package", package)
                     if plan.data["vaults"][vault].get("shelf"):
                         add(vault, "vault", "shelf", package)
-    for kinds in found.values():
-        for kind in ("container", "database_container"):
+    for kinds in (*found.values(), *late.values()):
+        for kind in ("container", "database_container", "libvirt_guest", "proxmox_guest"):
             if kind in kinds:
-                kinds[kind].sort(key=lambda name: sum(above["kind"] == "container" for above in plan.standing_on(name)))
+                kinds[kind].sort(key=lambda name: sum(above["kind"] in SETS for above in plan.standing_on(name)))
     tiers = power_order(plan)
     # One machine in two places (a vault that is also the station) is told all its work each time: its variables are its own.
-    work = {host: {kind: ids for (name, _), kinds in found.items() if name == host for kind, ids in kinds.items()} for host, _ in found}
+    work, after = (
+        {host: {kind: ids for (name, _), kinds in part.items() if name == host for kind, ids in kinds.items()} for host, _ in found}
+        for part in (found, late)
+    )
     return [
-        {"host": host, "place": place, "items": work[host], "tier": tiers.get(host, 0), "vaults": vaults, "all_vaults": plan.vaults}
+        {
+            "host": host,
+            "place": place,
+            "items": work[host],
+            "late": after[host] if (host, place) in late else {},
+            "tier": tiers.get(host, 0),
+            "vaults": vaults,
+            "all_vaults": plan.vaults,
+        }
         for host, place in sorted(found)
     ]
 
@@ -128,6 +151,7 @@ def expiring(plan: Plan, named: list[tuple[str, str]]) -> list[dict[str, Any]]:
             "host": vault,
             "place": "vault",
             "items": {"expired": sorted(set(items))},
+            "late": {},
             "tier": 0,
             "vaults": plan.vaults,
             "all_vaults": plan.vaults,
@@ -146,6 +170,8 @@ def _work(item: Item, plan: Plan) -> list[str]:
         return ["database", "database_service"]
     if item["kind"] == "container" and plan.served_by(item["id"]):
         return ["database_container"]
+    if item["kind"] == "guest":
+        return [f"{expects['backend']}_guest"]
     return [item["kind"]]
 
 

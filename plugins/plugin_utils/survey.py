@@ -30,6 +30,7 @@ def build(estate: Facts, hosts: dict[str, Facts]) -> tuple[dict[str, Any], list[
     lacks: list[str] = []
     items: list[Facts] = []
     findings: list[Facts] = []
+    seen_uuids: dict[str, str] = {}
     for host, facts in sorted(hosts.items()):
         survey = facts.get("survey")
         if not survey and facts.get("kept"):
@@ -41,6 +42,7 @@ def build(estate: Facts, hosts: dict[str, Facts]) -> tuple[dict[str, Any], list[
             lacks.append(f"{host}: it gave no survey (unreachable, or its survey failed)")
             continue
         items.append(_host(host, facts, survey))
+        seen_uuids[host] = str(survey.get("product_uuid") or "")
         if facts["reach"].get("user", "root") != "root" and any(declared["kind"] in DATA_SETS for declared in facts["items"]):
             lacks.append(
                 f"{host}: Ansible logs in as {facts['reach']['user']}; the vaults read the staging places as root, so that must be root"
@@ -50,6 +52,7 @@ def build(estate: Facts, hosts: dict[str, Facts]) -> tuple[dict[str, Any], list[
         findings += [_finding(host, found, estate.get("classified", [])) for found in survey.get("findings", [])]
     _lay_on_media(items, lacks)
     _share_waves(items, estate["waves"])
+    lacks += _other_machines(items, seen_uuids)
     profiles.lay_out(items, lambda name: profiles.load(name, estate.get("profiles", [])), estate.get("settings", {}), lacks)
     plan = {
         "schema": SCHEMA,
@@ -68,14 +71,21 @@ def build(estate: Facts, hosts: dict[str, Facts]) -> tuple[dict[str, Any], list[
 
 def _host(host: str, facts: Facts, survey: Facts) -> Facts:
     identity = {name: survey[name] for name in ("machine_id", "hostname") if survey.get(name)}
+    # A host that runs inside a guest stands on the set of that guest.
+    guest = facts.get("guest") or {}
     return {
         "id": f"host:{host}",
         "kind": "host",
         "host": host,
         "wave": facts["wave"],
         "identity": identity,
-        "stands_on": [],
-        "expects": {"power": facts["power"], "reach": facts["reach"], "profiles": facts.get("profiles", {})},
+        "stands_on": [guest["item"]] if guest else [],
+        "expects": {
+            "power": facts["power"],
+            "reach": facts["reach"],
+            "profiles": facts.get("profiles", {}),
+            **({"guest": guest} if guest else {}),
+        },
     }
 
 
@@ -86,14 +96,22 @@ def _declared(host: str, facts: Facts, declared: Facts, survey: Facts, lacks: li
     if found != "yes":
         what = "is not there" if found == "no" else "could not be examined"
         lacks.append(f"{item_id} on {host} {what}: {seen.get('detail') or 'the survey says nothing of it'}")
-    expects = {key: value for key, value in declared.items() if key not in ("kind", "name", "uses", "wave", "identity", "wipe")}
+    expects = {key: value for key, value in declared.items() if key not in ("kind", "name", "uses", "wave", "identity", "wipe", "hosts")}
     item = {
         "id": item_id,
         "kind": declared["kind"],
         "host": host,
         "wave": declared.get("wave", facts["wave"]),
         "identity": seen.get("identity") or {},
-        "stands_on": sorted({*declared.get("uses", []), *_volumes(declared), *([f"host:{host}"] if declared["kind"] != "medium" else [])}),
+        "stands_on": sorted(
+            {
+                *declared.get("uses", []),
+                *_volumes(declared),
+                # The other nodes of a cluster whose guests these are.
+                *(f"host:{node}" for node in declared.get("hosts", [])),
+                *([f"host:{host}"] if declared["kind"] != "medium" else []),
+            }
+        ),
         "expects": expects,
     }
     if declared["kind"] in DATA_SETS:
@@ -104,6 +122,19 @@ def _declared(host: str, facts: Facts, declared: Facts, survey: Facts, lacks: li
             if key in MEDIUM_KEYS and item["identity"].get(key) != value:
                 lacks.append(f"{item_id} on {host}: {key} is {item['identity'].get(key)!r}, the inventory expects {value!r}")
     return item
+
+
+def _other_machines(items: list[Facts], seen: dict[str, str]) -> list[str]:
+    """Hosts that are said to run inside a guest, and whose own firmware names another machine."""
+    by_id = {item["id"]: item for item in items}
+    lacks = []
+    for item in items:
+        told = item["expects"].get("guest") or {}
+        uuids = by_id.get(told.get("item", ""), {}).get("identity", {}).get("uuids", {})
+        wanted, found = str(uuids.get(told.get("name")) or "").lower(), seen.get(item["host"], "").lower()
+        if item["kind"] == "host" and wanted and found and wanted != found:
+            lacks.append(f"{item['host']} is said to be the guest {told['name']} ({wanted}), but its firmware says {found}")
+    return lacks
 
 
 def _volumes(declared: Facts) -> list[str]:

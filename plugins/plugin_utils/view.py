@@ -77,6 +77,8 @@ class View:
             return None
         writers = [(above["id"], aspect) for above in (item, *plan.standing_on(item["id"])) for aspect in WAKING]
         writers.append((f"host:{item['host']}", "power"))
+        # A host that runs inside a guest of this set.
+        writers += [(above["id"], "power") for above in plan.standing_on(item["id"]) if above["kind"] == "host"]
         return None if any(self.touched.get(key, -1) > found.begun for key in writers) else found
 
     def proven_at(self, plan: Plan, item: Item, aspect: str = "proof") -> list[str]:

@@ -84,6 +84,14 @@ def container(name: str, where: str, wave: str, volume: str, medium: str) -> Rec
     }  # fmt: skip
 
 
+def guest(name: str, where: str, wave: str, guests: list[str], **more: Any) -> dict[str, Any]:
+    return {
+        "id": f"guest:{name}", "kind": "guest", "host": where, "wave": wave, "stands_on": [f"host:{where}"], "media": [],
+        "identity": {"guests": guests, "uuids": {one: f"uuid-{one}" for one in guests}, "hypervisor": {"uuid": "h"}},
+        "expects": {"backend": "libvirt", "guests": guests, "staging": f"/srv/{name}/.sunset-staging", **more},
+    }  # fmt: skip
+
+
 def medium(name: str, where: str, wave: str) -> Record:
     return {
         "id": f"medium:{name}", "kind": "medium", "host": where, "wave": wave, "stands_on": [],

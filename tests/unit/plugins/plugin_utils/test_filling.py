@@ -13,7 +13,7 @@ import yaml
 
 from ansible_collections.sunset.crm.plugins.plugin_utils import filling, runs, steps
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
-from tests.unit.builders import Book, complete, item_of, make_plan, plan_data
+from tests.unit.builders import Book, complete, guest, item_of, make_plan, plan_data
 
 SHELF = {"kind": "s3", "endpoint": "https://s3.example.org", "bucket": "archive"}
 PLAN = make_plan(plan_data(vaults={"vault1": {"root": "/srv/vault", "shelf": SHELF}, "vault2": {"root": "/srv/vault"}}))
@@ -143,13 +143,16 @@ def test_a_side_that_is_not_declared_is_said() -> None:
 @pytest.mark.parametrize("module", sorted({step.module for step in steps.STEPS}))
 def test_every_option_is_the_tasks_or_the_plans(module: str) -> None:
     """No option of a recorded module is left to chance: filled here, taken from the declaration, or free on purpose."""
+    data = plan_data(vaults=PLAN.data["vaults"])
+    data["items"] += [guest("libvirt", "db1", "main", ["a"]), guest("proxmox", "db1", "main", ["b"], backend="proxmox")]
+    plan = make_plan(data)
     text = (MODULES / f"{module}.py").read_text(encoding="utf-8")
     options = set(yaml.safe_load(text.split('DOCUMENTATION = r"""')[1].split('"""')[0])["options"])
     kinds = {"application": "application:creme", "database": "database:creme", "filestore": "filestore:uploads", "host": "host:db1"}
-    kinds |= {"container": "container:shop", "medium": "medium:pgdata"}
+    kinds |= {"container": "container:shop", "medium": "medium:pgdata", "guest": f"guest:{module.split('_')[0]}"}
     known = {"receipt", *filling.FREE, *filling.PLANNED.get(module, ())}
     for step in (one for one in steps.STEPS if one.module == module):
-        known |= set(filling.options(step, PLAN.items[kinds[filling.KINDS[module][0]]], PLAN, BOOK.view(), "vault1"))
+        known |= set(filling.options(step, plan.items[kinds[filling.KINDS[module][0]]], plan, BOOK.view(), "vault1"))
     # Given by the action itself, from the statements and the estate's secrets.
     known |= {"stream_key", "authorisation_sha256", "identity_waiver", "attestation_sha256", "keys_attestation_sha256"}
     known |= {"retention", "signature", "statement_sha256", "tagmanifest_sha256", "identity_digest", "keys_identity_digest"}
@@ -163,4 +166,4 @@ def test_every_option_is_the_tasks_or_the_plans(module: str) -> None:
         "host_power": {"silence_seconds"},
     }
     assert options - known - fixed.get(module, set()) == set()
-    assert not set(filling.options(step, PLAN.items[kinds[filling.KINDS[module][0]]], PLAN, BOOK.view(), "vault1")) - options
+    assert not set(filling.options(step, plan.items[kinds[filling.KINDS[module][0]]], plan, BOOK.view(), "vault1")) - options

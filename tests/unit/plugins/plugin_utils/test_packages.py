@@ -198,6 +198,7 @@ def test_who_is_asked_in_a_run_of_expiry() -> None:
             "host": "vault1",
             "place": "vault",
             "items": {"expired": ["host:db1"]},
+            "late": {},
             "tier": 0,
             "vaults": PLAN.vaults,
             "all_vaults": PLAN.vaults,

@@ -1,0 +1,193 @@
+#!/usr/bin/python
+# Copyright: sunset.crm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+
+# This file is documentation: the act itself runs on the control node, in the action plugin of the same name.
+
+DOCUMENTATION = r"""
+module: libvirt_guests
+short_description: Stop, save or start a set of virtual machines on libvirt, with proof of how each ended
+version_added: 0.1.0
+description:
+  - Not in this version yet; every call is a refusal.
+options:
+  item:
+    description: Identity of the plan's item.
+    type: str
+    required: true
+  state:
+    description: What the set is to be.
+    type: str
+    choices: [stopped, started, saved]
+    required: true
+  guests:
+    description: The names that are expected. Taken from the plan.
+    type: list
+    elements: str
+    required: true
+  identity:
+    description: Who the guests and their hypervisor were when the plan was made. Taken from the plan.
+    type: dict
+    default: {}
+  others:
+    description: Guests of the same hypervisor that belong to other items of the plan. Taken from the plan.
+    type: list
+    elements: str
+    default: []
+  hosts:
+    description:
+      - Guests that are hosts of the plan, by their name here. They go off by their own step (M(sunset.crm.host_power)); one that
+        still runs is refused. Taken from the plan.
+    type: dict
+    default: {}
+  ran:
+    description: Those of O(hosts) that were on before their own step, so that O(state=started) starts them. Taken from plan and ledger.
+    type: list
+    elements: str
+    default: []
+  timeout:
+    description: Seconds that each guest has, from its own request, to end or to start.
+    type: float
+    default: 300
+  force_after:
+    description:
+      - Seconds after which a guest that did not end is cut off. Not set means never.
+      - Its end is recorded as V(by force), and RV(result.way) is V(forced).
+      - Must be shorter than O(timeout).
+    type: float
+  force_allowed_by:
+    description: Name of the person who allowed that. Recorded. Required with O(force_after).
+    type: str
+  former:
+    description: For O(state=started), the RV(result.former) that the ledger keeps. Filled in by the action plugin.
+    type: dict
+  staging:
+    description: Directory on the item's host for what is saved. Must lie on a medium that is wiped. Taken from the plan.
+    type: str
+    required: true
+  uri:
+    description: The hypervisor on the item's host. Taken from the plan.
+    type: str
+    default: qemu:///system
+  snapshot:
+    description: What kind of snapshot is taken of the guests' disks when they are off. Taken from the plan.
+    type: str
+    choices: [none, internal, external]
+    default: none
+  copy:
+    description: Whether each disk is copied into O(staging), from where the vaults pull it. Taken from the plan.
+    type: bool
+    default: false
+  receipt:
+    description: Set by the collection's action plugin.
+    type: dict
+attributes:
+  check_mode:
+    description: Takes the same decision without acting.
+    support: full
+  diff_mode:
+    description: Returns before and after in the evidence instead.
+    support: none
+requirements:
+  - Python package C(libvirt-python) on the control node
+notes:
+  - None yet.
+seealso:
+  - module: sunset.crm.docker_guests
+  - module: sunset.crm.host_power
+author:
+  - sunset.crm contributors
+"""
+
+EXAMPLES = r"""
+- name: Stop the guests of the CRM
+  sunset.crm.libvirt_guests:
+    item: guest:crm
+    state: stopped
+    timeout: 180
+    guests: [crm-app, crm-db]
+    staging: /srv/crm/.sunset-staging
+"""
+
+RETURN = r"""
+result:
+  description: What later steps and the ledger read.
+  returned: always
+  type: dict
+  contains:
+    guests:
+      description:
+        - For O(state=stopped), each guest's end by name.
+        - C(how) is one of V(by itself), V(by force), V(already off), V(unknown), V(still running), V(not asked); C(graceful) is
+          V(yes), V(no) or V(unknown).
+      returned: when the set was looked at after acting
+      type: dict
+      sample:
+        crm-app:
+          id: 5f0c
+          how: by itself
+          graceful: 'yes'
+          detail: shut off by the guest
+          seconds: 6.1
+          returned_before: autostart
+          returns_after: ''
+    way:
+      description: The word that the worst end of the set deserves; V(graceful), V(forced), V(unknown) or V(running).
+      returned: O(state=stopped)
+      type: str
+      sample: graceful
+    forced:
+      description: Names of the guests that this call cut off.
+      returned: O(state=stopped)
+      type: list
+      elements: str
+      sample: []
+    former:
+      description: What O(state=started) puts back.
+      returned: O(state=stopped)
+      type: dict
+      sample:
+        crm-app: {id: 5f0c, power: 'on'}
+    artefacts:
+      description: For O(state=saved), the staged files with their digests, and those of their plain content.
+      returned: O(state=saved)
+      type: list
+      elements: dict
+      sample:
+        - name: crm-app-definition
+          role: definition
+          path: /srv/crm/.sunset-staging/crm-app-5f0c.domain.xml
+          sha256: 9c56
+          bytes: 4711
+          plain_sha256: 9c56
+          plain_bytes: 4711
+          codec: none
+    source:
+      description: For O(state=saved), each guest with its id, its definition and the digest of each artefact as it was read here.
+      returned: O(state=saved)
+      type: dict
+      sample: {guests: {crm-app: {id: 5f0c, definition: crm-app-definition, artefacts: {crm-app-definition: 9c56}}}}
+    started:
+      description: Names that were started.
+      returned: O(state=started)
+      type: list
+      elements: str
+      sample: [crm-app]
+    released:
+      description: Names of which was put back what brings them back by itself.
+      returned: O(state=started)
+      type: list
+      elements: str
+      sample: [crm-app]
+evidence:
+  description: Before, actions, after, verdict, times and tool versions, as it enters the ledger.
+  returned: always
+  type: dict
+  sample: {verdict: 'yes'}
+evidence_sha256:
+  description: Digest of the evidence.
+  returned: always
+  type: str
+  sample: 2c26b46b68ffc68ff99b453c1d30413413422d706483bfa0f98a5e886266e7ae
+"""
