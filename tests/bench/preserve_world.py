@@ -151,5 +151,20 @@ class World(HostContainer):
         docker("cp", str(script), f"{self.name}:/opt/inside.py")
 
 
+def remove_stale(prefix: str) -> None:
+    """Containers of benches that were killed without a chance to clean up: nobody lives under the process id in the name."""
+    for name in docker("ps", "-a", "--format", "{{.Names}}").split():
+        number = name.removeprefix(prefix)
+        if number != name and number.isdigit() and not is_bench(number):
+            docker("rm", "-f", "-v", name, check=False)
+
+
+def is_bench(number: str) -> bool:
+    try:
+        return b"preserve" in Path("/proc", number, "cmdline").read_bytes()
+    except OSError:
+        return False
+
+
 def room(folder: str) -> int:
     return shutil.disk_usage(folder).free
