@@ -42,7 +42,7 @@ def identity(tmp_path_factory):
 
 @pytest.mark.parametrize(
     "total, size",
-    [(5 * MIB, 4), (1000 * MIB, 4), (1025 * MIB, 5), (100 << 30, 400), (256 << 30, 1024), (4 << 40, 1024), (100 << 40, 20976)],
+    [(5 * MIB, 4), (1000 * MIB, 16), (1025 * MIB, 17), (50 << 30, 800), (256 << 30, 1024), (4 << 40, 1024), (100 << 40, 20976)],
 )
 def test_the_size_of_segments(total, size):
     assert _vault_segments.segment_size(total) == size * MIB
@@ -51,7 +51,7 @@ def test_the_size_of_segments(total, size):
 
 def cut(folder, identity, data=DATA, size=100000, first=1):
     kept = []
-    cutter = _vault_segments.Cutter(str(folder), "x", first, size, identity[1], kept.append)
+    cutter = _vault_segments.Cutter(str(folder), "x", first, size, identity[1], identity[0], _vault_pipe.Counted(), kept.append)
     for start in range(0, len(data), 33333):
         cutter.take(data[start : start + 33333])
     return cutter, kept
@@ -92,9 +92,9 @@ def test_a_record_that_cannot_be_written_ends_the_stream(tmp_path, identity):
     def refuse(_segment):
         raise IOError(28, "No space left on device")
 
-    cutter = _vault_segments.Cutter(str(tmp_path), "x", 1, 1000, identity[1], refuse)
+    cutter = _vault_segments.Cutter(str(tmp_path), "x", 1, 1000, identity[1], identity[0], _vault_pipe.Counted(), refuse)
     with pytest.raises(IOError):
-        for _round in range(5):
+        for _round in range(500):
             cutter.take(b"z" * 1000)
     cutter.abandon()
     assert not [name for name in os.listdir(str(tmp_path)) if name.endswith(".part")]
