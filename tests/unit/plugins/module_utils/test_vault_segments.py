@@ -149,6 +149,57 @@ def test_a_row_that_is_wrong_is_found(tmp_path, identity, harm, words):
         _vault_stream.decrypt_entry(str(tmp_path), entry_of(kept), identity[0], None, lambda _block: None)
 
 
+class Known(object):
+    """A record that knows the first segments only."""
+
+    def __init__(self, segments):
+        self.partial, self.kept = {"x": {"segments": segments}}, None
+
+    def segments(self, artefact):
+        return self.partial[artefact["file"]]["segments"]
+
+    def keep(self, _artefact, segments):
+        self.kept = segments
+
+
+def puller_of(folder, identity, done):
+    puller = object.__new__(_vault_fetch.Puller)
+    puller.folder, puller.identity, puller.proven, puller.left, puller.done = str(folder), identity[0], {}, {}, {"x": done}
+    return puller
+
+
+@with_age
+def test_finished_segments_that_no_record_knows_are_taken_over(tmp_path, identity):
+    """A vault was killed while it read them back."""
+    cutter, kept = cut(tmp_path, identity)
+    cutter.end()
+    record, names = Known(kept[:3]), [one["file"] for one in kept]
+    puller = puller_of(tmp_path, identity, names[3:])
+    good, whole = puller.whole_segments({"file": "x"}, record)
+    assert good == kept == record.kept and whole.facts() == (hashlib.sha256(DATA).hexdigest(), len(DATA))
+    assert sorted(puller.proven) == names
+    flip(tmp_path, kept)
+    record = Known(kept[:3])
+    good, whole = puller_of(tmp_path, identity, names[3:]).whole_segments({"file": "x"}, record)
+    assert good == kept[:4] == record.kept and whole.bytes == 400000
+    assert sorted(os.listdir(str(tmp_path))) == names[:4]
+
+
+@with_age
+def test_what_is_read_back_is_what_went_in(tmp_path, identity):
+    cutter, kept = cut(tmp_path, identity)
+    cutter.end()
+    for key in ("bytes", "cipher_bytes"):
+        with pytest.raises(VaultError, match="holds .* went in"):
+            _vault_segments.read_back(str(tmp_path), dict(kept[0], **{key: 5}), identity[0], _vault_pipe.Counted())
+    os.truncate(os.path.join(str(tmp_path), kept[0]["file"]), 70000)
+    cutter = _vault_segments.Cutter(str(tmp_path), "x", 8, 1000, identity[1], identity[0], _vault_pipe.Counted(), kept.append)
+    cutter.behind.put({"file": kept[0]["file"], "bytes": 100000})
+    with pytest.raises(VaultError, match="x.0001.age does not decrypt"):
+        cutter.end()
+    assert len(kept) == 7
+
+
 @with_age
 def test_segments_are_unpacked_as_one(tmp_path, identity):
     packed = subprocess.run(["zstd", "-qc"], input=DATA, stdout=subprocess.PIPE, check=True).stdout
