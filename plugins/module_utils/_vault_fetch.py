@@ -61,7 +61,7 @@ class Puller(object):
         # type: (Dict[str, Any], str, Any) -> Dict[str, Any]
         """What an interrupted run left and is whole stays; the rest comes in one stream.
 
-        Everything that counts afterwards was read back from the vault's disk and decrypted: the digest over the whole too.
+        The digest over the whole is that of what came (and of what kept segments hold, decrypted), each segment's that of its file.
         """
         began = time.monotonic()
         segments, whole = self.whole_segments(artefact, record)
@@ -75,7 +75,7 @@ class Puller(object):
 
         size = _vault_segments.segment_size(artefact["bytes"])
         if kept < artefact["bytes"]:
-            cutter = _vault_segments.Cutter(self.folder, artefact["file"], len(segments) + 1, size, recipient, self.identity, whole, keep)
+            cutter = _vault_segments.Cutter(self.folder, artefact["file"], len(segments) + 1, size, recipient, whole, keep)
             stream = None
             try:
                 kept += self.salvage(artefact, cutter, size)
@@ -198,7 +198,7 @@ class Puller(object):
             segments.append(segment)
 
         size = _vault_segments.segment_size(artefact["estimate"])
-        cutter = _vault_segments.Cutter(self.folder, artefact["file"], 1, size, recipient, self.identity, whole, keep)
+        cutter = _vault_segments.Cutter(self.folder, artefact["file"], 1, size, recipient, whole, keep)
         stream = self.connection.make(artefact["source_path"], self.stall)
         try:
             try:

@@ -17,7 +17,7 @@ import subprocess
 import tempfile
 from typing import Any, Callable, Dict, List, Optional  # noqa: F401
 
-from ansible_collections.sunset.crm.plugins.module_utils._vault import VaultError
+from ansible_collections.sunset.crm.plugins.module_utils._vault import VaultError, sha256_file
 from ansible_collections.sunset.crm.plugins.module_utils._vault_pipe import Counted, Worker, start, stop, text_tail, write_all  # noqa: F401
 from ansible_collections.sunset.crm.plugins.module_utils._vault_stream import decrypt_parts
 
@@ -107,15 +107,13 @@ class Filler(object):
             raise VaultError("%s cannot be written: age ended with exit code %d: %s" % (self.part, code, said))
 
     def finish(self):
-        # type: () -> int
-        """The part is whole, on the disk, and has its name; its size."""
+        # type: () -> None
+        """The part is whole, on the disk, and has its name."""
         self._ended()
         self._synced()
         os.fsync(self.out)
-        size = os.fstat(self.out).st_size
         self._close()
         os.rename(self.part, self.target)
-        return size
 
     def _close(self):
         # type: () -> None
@@ -134,15 +132,14 @@ class Filler(object):
 
 
 class ReadBack(object):
-    """Reads finished segments from the disk, in their order, behind the transfer: digest of the ciphertext, age -d, digest over all.
+    """Reads finished segments from the disk, in their order, behind the transfer. keep(segment) is called for each.
 
-    keep(segment) is called for each that opens and holds as many bytes as went in. What stands in `whole` afterwards is what the
-    stored files hold, not what was meant to be stored.
+    The digest that is recorded is that of what lies on the disk, not of what was sent there; its length is that of all that went in.
     """
 
-    def __init__(self, folder, identity, whole, keep):
-        # type: (str, str, Counted, Callable[[Dict[str, Any]], Any]) -> None
-        self.folder, self.identity, self.whole, self.keep = folder, identity, whole, keep
+    def __init__(self, folder, keep):
+        # type: (str, Callable[[Dict[str, Any]], Any]) -> None
+        self.folder, self.keep = folder, keep
         self.waiting = queue.Queue()  # type: Any
         self.worker = Worker(self._run)
         self.worker.start()
@@ -163,7 +160,11 @@ class ReadBack(object):
             segment = self.waiting.get()
             if segment is None:
                 return
-            self.keep(read_back(self.folder, segment, self.identity, self.whole))
+            path = os.path.join(self.folder, segment["file"])
+            sha256, size = sha256_file(path)
+            if size != age_size(path, segment["bytes"]):
+                raise VaultError("%s has %d bytes, which %d bytes do not become in age; pull again" % (path, size, segment["bytes"]))
+            self.keep(dict(segment, cipher_sha256=sha256, cipher_bytes=size))
 
     def close(self):
         # type: () -> None
@@ -172,9 +173,21 @@ class ReadBack(object):
         self.worker.join()
 
 
+def age_size(path, plain):
+    # type: (str, int) -> int
+    """How large the file of age is that holds so many bytes: header, nonce, and a tag for each 64 KiB (age-encryption.org/v1)."""
+    with open(path, "rb") as stream:
+        head = stream.read(4096)
+    mac = head.find(b"\n--- ") + 1
+    end = head.find(b"\n", mac) + 1
+    if not head.startswith(b"age-encryption.org/v1\n") or mac == 0 or end == 0:
+        return -1
+    return end + 16 + plain + 16 * max(1, -(-plain // 65536))
+
+
 def read_back(folder, segment, identity, whole):
     # type: (str, Dict[str, Any], str, Counted) -> Dict[str, Any]
-    """The facts of a stored segment, read from the disk; VaultError where it is not what is known of it. whole grows by what it holds."""
+    """The facts of a stored segment, opened; VaultError where it is not what is known of it. whole grows by what it holds."""
     part = dict(segment, path=os.path.join(folder, segment["file"]))
     facts = decrypt_parts([part], identity, None, whole.add, digest=False)
     for key, what in (("bytes", "bytes"), ("cipher_bytes", "bytes of ciphertext")):
@@ -187,17 +200,17 @@ def read_back(folder, segment, identity, whole):
 class Cutter(object):
     """Takes a stream and makes segments of it, numbered on from `first`; each is synced, named and read back beside the stream.
 
-    keep(segment) and whole: see ReadBack.
+    whole grows by what was taken; keep(segment): see ReadBack.
     """
 
-    def __init__(self, folder, file, first, size, recipient, identity, whole, keep):
-        # type: (str, str, int, int, str, str, Counted, Callable[[Dict[str, Any]], Any]) -> None
-        self.folder, self.file, self.number, self.size, self.recipient = folder, file, first, size, recipient
+    def __init__(self, folder, file, first, size, recipient, whole, keep):
+        # type: (str, str, int, int, str, Counted, Callable[[Dict[str, Any]], Any]) -> None
+        self.folder, self.file, self.number, self.size, self.recipient, self.whole = folder, file, first, size, recipient, whole
         self.current = None  # type: Optional[Filler]
         self.ahead = None  # type: Optional[Filler]
         self.finishing = None  # type: Optional[Worker]
         self.fillers = []  # type: List[Filler]
-        self.behind = ReadBack(folder, identity, whole, keep)  # type: Optional[ReadBack]
+        self.behind = ReadBack(folder, keep)  # type: Optional[ReadBack]
 
     def _filler(self, number):
         # type: (int) -> Filler
@@ -207,6 +220,7 @@ class Cutter(object):
 
     def take(self, block):
         # type: (bytes) -> None
+        self.whole.add(block)
         view = memoryview(block)
         while len(view):
             if self.current is None:
@@ -233,10 +247,10 @@ class Cutter(object):
 
     def _finish(self, filler, number):
         # type: (Filler, int) -> None
-        size = filler.finish()
+        filler.finish()
         self.fillers.remove(filler)
         if self.behind is not None:
-            self.behind.put({"file": segment_name(self.file, number), "bytes": filler.bytes, "cipher_bytes": size})
+            self.behind.put({"file": segment_name(self.file, number), "bytes": filler.bytes})
 
     def _wait(self):
         # type: () -> None

@@ -11,8 +11,8 @@ description:
   - Runs on a vault, as an unprivileged user, on a package that M(sunset.crm.vault_package) opened.
   - Streams each artefact over SSH through age into a C(.part) file, syncs it and renames it. An artefact counts only when its size and
     digest are those that the ledger recorded at the source. Nothing plain touches the vault's disk.
-  - An artefact of more than 4 MiB is stored as segments, each a file that stock C(age) opens by itself. While the next one comes, each
-    is read back from the disk, digested and decrypted; the digest over the whole is that of what the stored files hold.
+  - An artefact of more than 4 MiB is stored as segments, each a file that stock C(age) opens by itself. While the next one comes,
+    each is synced and read back from the disk; the digest that is recorded is that of what lies there.
   - An interrupted run goes on behind the last segment that is whole; each is opened and compared again before that, and what an
     unfinished one holds is taken over. Segments of a source file that the ledger no longer names are removed.
   - A direct artefact was never staged, its source makes the stream for each vault anew and says at its end what it was. Such a

@@ -84,7 +84,7 @@ def shell(params):
 
 
 def encrypt(params):
-    """What a vault does with the artefacts, the network left out: the large ones in segments, each read back and decrypted."""
+    """What a vault does with the artefacts, the network left out: the large ones in segments, each read back."""
     entries = []
     folder, recipient = params["folder"], params["recipient"]
     os.makedirs(folder, exist_ok=True)
@@ -92,9 +92,7 @@ def encrypt(params):
         file, size = os.path.basename(one["path"]), one["bytes"]
         if size > _vault_segments.SMALLEST:
             whole, segments = _vault_pipe.Counted(), []
-            cutter = _vault_segments.Cutter(
-                folder, file, 1, _vault_segments.segment_size(size), recipient, params["identity"], whole, segments.append
-            )
+            cutter = _vault_segments.Cutter(folder, file, 1, _vault_segments.segment_size(size), recipient, whole, segments.append)
             source = _vault_pipe.Source(["cat", one["path"]], 60)
             for block in source.blocks():
                 cutter.take(block)

@@ -58,7 +58,7 @@ def prepare(world: Any, recipient: str) -> list[dict[str, Any]]:
 def transfer(bench: Any) -> None:
     """The pull against sftp with the ciphers that the pull asks for, and a sync of what it wrote.
 
-    Of the pull: from the first byte to the last segment that is encrypted, synced, read back, decrypted and recorded. Module: all of it.
+    Of the pull: from the first byte to the last segment that is digested, encrypted, synced, read back and recorded. Module: all of it.
     """
     world = bench.world
     if not hasattr(bench, "artefacts"):

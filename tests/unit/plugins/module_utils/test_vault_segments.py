@@ -51,7 +51,7 @@ def test_the_size_of_segments(total, size):
 
 def cut(folder, identity, data=DATA, size=100000, first=1):
     kept = []
-    cutter = _vault_segments.Cutter(str(folder), "x", first, size, identity[1], identity[0], _vault_pipe.Counted(), kept.append)
+    cutter = _vault_segments.Cutter(str(folder), "x", first, size, identity[1], _vault_pipe.Counted(), kept.append)
     for start in range(0, len(data), 33333):
         cutter.take(data[start : start + 33333])
     return cutter, kept
@@ -92,7 +92,7 @@ def test_a_record_that_cannot_be_written_ends_the_stream(tmp_path, identity):
     def refuse(_segment):
         raise IOError(28, "No space left on device")
 
-    cutter = _vault_segments.Cutter(str(tmp_path), "x", 1, 1000, identity[1], identity[0], _vault_pipe.Counted(), refuse)
+    cutter = _vault_segments.Cutter(str(tmp_path), "x", 1, 1000, identity[1], _vault_pipe.Counted(), refuse)
     with pytest.raises(IOError):
         for _round in range(500):
             cutter.take(b"z" * 1000)
@@ -192,10 +192,11 @@ def test_what_is_read_back_is_what_went_in(tmp_path, identity):
     for key in ("bytes", "cipher_bytes"):
         with pytest.raises(VaultError, match="holds .* went in"):
             _vault_segments.read_back(str(tmp_path), dict(kept[0], **{key: 5}), identity[0], _vault_pipe.Counted())
+    assert all(_vault_segments.age_size(os.path.join(str(tmp_path), one["file"]), one["bytes"]) == one["cipher_bytes"] for one in kept)
     os.truncate(os.path.join(str(tmp_path), kept[0]["file"]), 70000)
-    cutter = _vault_segments.Cutter(str(tmp_path), "x", 8, 1000, identity[1], identity[0], _vault_pipe.Counted(), kept.append)
+    cutter = _vault_segments.Cutter(str(tmp_path), "x", 8, 1000, identity[1], _vault_pipe.Counted(), kept.append)
     cutter.behind.put({"file": kept[0]["file"], "bytes": 100000})
-    with pytest.raises(VaultError, match="x.0001.age does not decrypt"):
+    with pytest.raises(VaultError, match="x.0001.age has 70000 bytes, which 100000 bytes do not become"):
         cutter.end()
     assert len(kept) == 7
 
