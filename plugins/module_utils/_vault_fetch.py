@@ -65,7 +65,7 @@ class Puller(object):
         """
         began = time.monotonic()
         segments, whole = self.whole_segments(artefact, record)
-        kept = whole.bytes
+        kept, synced = whole.bytes, time.monotonic()
 
         def keep(segment):
             # type: (Dict[str, Any]) -> None
@@ -84,6 +84,7 @@ class Puller(object):
                     cutter.take(block)
                 stream.require_good_end()
                 cutter.end()
+                synced = cutter.synced
             except _vault_pipe.SourceFailed as exc:
                 # What came over a connection that was cut is whole as far as it came: the piece ends where it ended.
                 cutter.end(worth=_vault_segments.WORTH)
@@ -100,7 +101,8 @@ class Puller(object):
             raise other_content(artefact, sha256, count)
         sync_directory(self.folder)
         facts = {"sha256": sha256, "bytes": count, "kept": kept, "segments": len(segments)}
-        self.rec.note(act="pulled and encrypted", artefact=artefact["name"], seconds=round(time.monotonic() - began, 3), **facts)
+        times = {"seconds": round(synced - began, 3), "read_back_seconds": round(time.monotonic() - synced, 3)}
+        self.rec.note(act="pulled and encrypted", artefact=artefact["name"], **dict(facts, **times))
         return dict(kept_of(artefact), segments=segments)
 
     def set_aside(self, artefact, record):

@@ -9,12 +9,14 @@ file has a new key), so what is to survive an interruption must be a file of its
     for one in FILE.*.age; do age -d -i package.identity "$one" || break; done >FILE
 """
 
+import concurrent.futures
 import contextlib
 import errno
 import os
 import queue
 import subprocess
 import tempfile
+import time
 from typing import Any, Callable, Dict, List, Optional  # noqa: F401
 
 from ansible_collections.sunset.crm.plugins.module_utils._vault import VaultError, sha256_file
@@ -135,13 +137,15 @@ class ReadBack(object):
     """Reads finished segments from the disk, in their order, behind the transfer. keep(segment) is called for each.
 
     The digest that is recorded is that of what lies on the disk, not of what was sent there; its length is that of all that went in.
+    While the stream flows this takes only the time that nobody else wants; close() reads what is left by all means.
     """
 
     def __init__(self, folder, keep):
         # type: (str, Callable[[Dict[str, Any]], Any]) -> None
         self.folder, self.keep = folder, keep
         self.waiting = queue.Queue()  # type: Any
-        self.worker = Worker(self._run)
+        self.closing = False
+        self.worker = Worker(self._beside)
         self.worker.start()
 
     def put(self, segment):
@@ -154,23 +158,39 @@ class ReadBack(object):
         if self.worker.error is not None:
             raise self.worker.error
 
-    def _run(self):
+    def _beside(self):
         # type: () -> None
-        while True:
+        with contextlib.suppress(OSError):
+            os.setpriority(os.PRIO_PROCESS, 0, 10)  # Linux: of this thread alone
+        while not self.closing:
             segment = self.waiting.get()
-            if segment is None:
-                return
-            path = os.path.join(self.folder, segment["file"])
-            sha256, size = sha256_file(path)
-            if size != age_size(path, segment["bytes"]):
-                raise VaultError("%s has %d bytes, which %d bytes do not become in age; pull again" % (path, size, segment["bytes"]))
-            self.keep(dict(segment, cipher_sha256=sha256, cipher_bytes=size))
+            if segment is not None:
+                self.keep(self._facts(segment))
+
+    def _facts(self, segment):
+        # type: (Dict[str, Any]) -> Dict[str, Any]
+        path = os.path.join(self.folder, segment["file"])
+        sha256, size = sha256_file(path)
+        if size != age_size(path, segment["bytes"]):
+            raise VaultError("%s has %d bytes, which %d bytes do not become in age; pull again" % (path, size, segment["bytes"]))
+        return dict(segment, cipher_sha256=sha256, cipher_bytes=size)
 
     def close(self):
         # type: () -> None
-        """Wait until all that was put here is read; check() tells whether it was."""
+        """Until all that was put here is read and kept, in its order; an error is raised."""
+        self.closing = True
         self.waiting.put(None)
         self.worker.join()
+        self.check()
+        left = []  # type: List[Dict[str, Any]]
+        while not self.waiting.empty():
+            segment = self.waiting.get()
+            if segment is not None:
+                left.append(segment)
+        if left:
+            with concurrent.futures.ThreadPoolExecutor(max_workers=min(4, os.cpu_count() or 1)) as pool:
+                for segment in pool.map(self._facts, left):
+                    self.keep(segment)
 
 
 def age_size(path, plain):
@@ -210,6 +230,7 @@ class Cutter(object):
         self.ahead = None  # type: Optional[Filler]
         self.finishing = None  # type: Optional[Worker]
         self.fillers = []  # type: List[Filler]
+        self.synced = time.monotonic()  # when the last segment was on the disk and named
         self.behind = ReadBack(folder, keep)  # type: Optional[ReadBack]
 
     def _filler(self, number):
@@ -266,10 +287,11 @@ class Cutter(object):
         if self.current is not None and self.current.bytes >= worth:
             self._hand_over(self.current)
         self._wait()
-        behind = self.behind
+        self.synced = time.monotonic()
+        behind, self.behind = self.behind, None
         self.abandon()
         if behind is not None:
-            behind.check()
+            behind.close()
 
     def abandon(self):
         # type: () -> None
@@ -280,6 +302,7 @@ class Cutter(object):
         for filler in self.fillers:
             filler.abandon()
         self.fillers, self.current, self.ahead = [], None, None
-        if self.behind is not None:
-            self.behind.close()
-            self.behind = None
+        behind, self.behind = self.behind, None
+        if behind is not None:
+            with contextlib.suppress(Exception):  # on the way out of another trouble; what was not kept is looked at by the next run
+                behind.close()

@@ -58,7 +58,8 @@ def prepare(world: Any, recipient: str) -> list[dict[str, Any]]:
 def transfer(bench: Any) -> None:
     """The pull against sftp with the ciphers that the pull asks for, and a sync of what it wrote.
 
-    Of the pull: from the first byte to the last segment that is digested, encrypted, synced, read back and recorded. Module: all of it.
+    Of the pull: from the first byte to the last segment that is digested, encrypted, synced and named. Stored: until all are read back
+    and recorded. Module: all of it.
     """
     world = bench.world
     if not hasattr(bench, "artefacts"):
@@ -78,5 +79,6 @@ def transfer(bench: Any) -> None:
     assert answer["changed"]
     (note,) = [one for one in answer["evidence"]["actions"] if one.get("act") == "pulled and encrypted"]
     bench.add("transfer_over_sftp", peer / note["seconds"])
+    bench.add("transfer_stored_over_sftp", peer / (note["seconds"] + note["read_back_seconds"]))
     bench.add("transfer_module_over_sftp", peer / whole)
     bench.add("transfer_sftp_mib_a_second", MIB / peer)
