@@ -283,10 +283,11 @@ def file_sha256(path):
     return digest.hexdigest()
 
 
-def check_staged(artefact, reader=None):
+def check_staged(artefact, reader=None, look=None):
     """Read a staged file back from its disk: both digests, both counts, and a reader that must take all of it.
 
     reader: argv of a program that fails on an incomplete dump (pg_restore into /dev/null). None: digests only.
+    look: is called with each chunk of the content too, in a thread, and must not raise.
     """
     name = artefact["name"]
     target = None
@@ -296,11 +297,18 @@ def check_staged(artefact, reader=None):
         target = subprocess.Popen(reader, stdin=subprocess.PIPE, stdout=subprocess.DEVNULL, stderr=errors, env=child_environment(), cwd="/")
         entrance = target.stdin
         _widen(entrance)
+
+    def sink(chunk):
+        if look:
+            look(chunk)
+        if target:
+            entrance.write(chunk)
+
     try:
         (digest, count), drain = _through(
             file_chunks(artefact["path"]),
             DECOMPRESS[artefact["codec"]],
-            entrance.write if target else (lambda chunk: None),
+            sink,
             Throttle(None),
             None,
         )

@@ -12,8 +12,8 @@ else took more than a fifth of a core is measured again (in at most twice the ro
 output says so.
 
 "Protected" is the staged way, one after another: dump + digest + compress + digest + sync on the host, then read + digest + encrypt +
-digest + sync in one stream, the network left out. "Dumped and stored" is the same with all that a vault does when it stores. Reading back
-is a line of its own (verify), so is the proof.
+digest + sync in one stream, the network left out. "Dumped and stored" is the same by the vault's own code for a pull, which stores
+segments and digests what lies on the disk. Reading back is a line of its own (verify), so is the proof.
 CPU is that of the whole container, the servers' part included. What has no bound ("-") is said because it costs time too. A peer that
 cannot be installed (restic, mydumper: from Debian's mirror) makes its line "unknown", never "ok".
 """
@@ -181,7 +181,7 @@ class Bench:
     def transfer(self, _number: int) -> None:
         from tests.bench.preserve_transfer import transfer
 
-        self.add("transfer_over_sftp", transfer(self))
+        transfer(self)
 
     def rounds(self, suite: str, wanted: int) -> None:
         """Until each bounded figure of the suite has that many calm samples, in at most twice as many rounds."""
@@ -228,7 +228,7 @@ def main() -> int:
         signal.signal(ending, lambda number, _frame: sys.exit(128 + number))  # so that the container goes too
     remove_stale(NAME)
     with World(f"{NAME}{os.getpid()}", "--shm-size", f"{wanted.mib * 6 + 1024}m") as world:
-        world.fill(wanted.mib, wanted.files)
+        world.fill(wanted.mib, wanted.files, databases=bool({"postgresql", "mariadb"} & set(suites)))
         world.put(Path(__file__).with_name("preserve_inside.py"))
         world.shell("age-keygen -o /srv/identity 2>/dev/null; chown vault /srv/identity")
         bench = Bench(world, world.shell("age-keygen -y /srv/identity").strip())

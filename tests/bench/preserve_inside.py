@@ -20,7 +20,9 @@ from ansible_collections.sunset.crm.plugins.module_utils import (
     _dump_job,
     _reach,
     _staging,
+    _vault_pipe,
     _vault_prove,
+    _vault_segments,
     _vault_stream,
 )
 
@@ -89,17 +91,29 @@ def shell(params):
 
 
 def encrypt(params):
-    """What a vault does with the artefacts, the network left out."""
+    """What a vault does with the artefacts, the network left out: the large ones in segments, each read back."""
     entries = []
-    os.makedirs(params["folder"], exist_ok=True)
+    folder, recipient = params["folder"], params["recipient"]
+    os.makedirs(folder, exist_ok=True)
     for one in params["artefacts"]:
-        target = os.path.join(params["folder"], os.path.basename(one["path"]) + ".age")
-        facts = _vault_stream.encrypt_to_file(["cat", one["path"]], params["recipient"], target)
-        assert (facts["sha256"], facts["bytes"]) == (one["sha256"], one["bytes"])
-        _vault_stream.publish(target)
-        entries.append(
-            dict(one, file=os.path.basename(one["path"]), cipher_sha256=facts["cipher_sha256"], cipher_bytes=facts["cipher_bytes"])
-        )
+        file, size = os.path.basename(one["path"]), one["bytes"]
+        if size > _vault_segments.SMALLEST:
+            whole, segments = _vault_pipe.Counted(), []
+            cutter = _vault_segments.Cutter(folder, file, 1, _vault_segments.segment_size(size), recipient, whole, segments.append)
+            source = _vault_pipe.Source(["cat", one["path"]], 60)
+            for block in source.blocks():
+                cutter.take(block)
+            source.require_good_end()
+            source.close()
+            cutter.end()
+            assert whole.facts() == (one["sha256"], size)
+            entries.append(dict(one, file=file, segments=segments))
+        else:
+            target = os.path.join(folder, file + ".age")
+            facts = _vault_stream.encrypt_to_file(["cat", one["path"]], recipient, target)
+            assert (facts["sha256"], facts["bytes"]) == (one["sha256"], size)
+            _vault_stream.publish(target)
+            entries.append(dict(one, file=file, cipher_sha256=facts["cipher_sha256"], cipher_bytes=facts["cipher_bytes"]))
     return {"entries": entries}
 
 
