@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from ansible_collections.sunset.crm.plugins.plugin_utils import filling, runs, steps
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
 from tests.unit.builders import Book, complete, guest, item_of, make_plan, plan_data
+from tests.unit.documented import documentation
 
 SHELF = {"kind": "s3", "endpoint": "https://s3.example.org", "bucket": "archive"}
 PLAN = make_plan(plan_data(vaults={"vault1": {"root": "/srv/vault", "shelf": SHELF}, "vault2": {"root": "/srv/vault"}}))
@@ -146,8 +146,7 @@ def test_every_option_is_the_tasks_or_the_plans(module: str) -> None:
     data = plan_data(vaults=PLAN.data["vaults"])
     data["items"] += [guest("libvirt", "db1", "main", ["a"]), guest("proxmox", "db1", "main", ["b"], backend="proxmox")]
     plan = make_plan(data)
-    text = (MODULES / f"{module}.py").read_text(encoding="utf-8")
-    options = set(yaml.safe_load(text.split('DOCUMENTATION = r"""')[1].split('"""')[0])["options"])
+    options = set(documentation(MODULES / f"{module}.py")["options"])
     kinds = {"application": "application:creme", "database": "database:creme", "filestore": "filestore:uploads", "host": "host:db1"}
     kinds |= {"container": "container:shop", "medium": "medium:pgdata", "guest": f"guest:{module.split('_')[0]}"}
     known = {"receipt", *filling.FREE, *filling.PLANNED.get(module, ())}
