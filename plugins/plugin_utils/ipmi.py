@@ -1,0 +1,131 @@
+# Copyright: sunset.crm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A management controller that speaks IPMI 2.0, through the library pyghmi.
+
+Only standard commands, as raw requests: the library's own helpers ask the vendor's extensions first. Each request is sent once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import uuid
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from ansible_collections.sunset.crm.plugins.plugin_utils import controllers
+from ansible_collections.sunset.crm.plugins.plugin_utils.controllers import CUT, ON, SOFT, Deadline, Silent, shorten
+from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
+
+# Chassis control: 0 cut, 1 on, 5 soft (the operating system's power button). 2 and 3, cycle and reset, are never sent.
+CONTROL = {CUT: 0, ON: 1, SOFT: 5}
+WORDS = {CUT: "chassis power off", ON: "chassis power on", SOFT: "chassis power soft"}
+POLICIES = {0: "always-off", 1: "previous", 2: "always-on"}
+STAYS_OFF = {"always-off": True, "previous": True, "always-on": False}
+
+
+def judge(status: Sequence[int]) -> tuple[str, dict[str, Any]]:
+    """Power and detail from the answer to Get Chassis Status. Pure."""
+    if len(status) < 3:
+        return "unknown", {"state": "answer too short"}
+    policy = POLICIES.get((status[0] >> 5) & 0b11, "unknown")
+    detail: dict[str, Any] = {"state": "on" if status[0] & 1 else "off", "power_policy": policy}
+    if policy in STAYS_OFF:
+        detail["stays_off"] = STAYS_OFF[policy]
+    if status[0] & 0b10:
+        detail["overload"] = True
+    return ("on" if status[0] & 1 else "off"), detail
+
+
+class Ipmi:
+    """One controller, logged in to and out of."""
+
+    kind = "ipmi"
+
+    def __init__(self, witness: Mapping[str, Any], deadline: Deadline) -> None:
+        self._witness = witness
+        self._deadline = deadline
+        self._login = controllers.login(str(witness["credentials"]))
+        self._command: Any = None
+        self._guid = ""
+
+    @property
+    def address(self) -> str:
+        return f"{self._witness['address']}:{int(self._witness.get('port') or 623)}"
+
+    def __enter__(self) -> Ipmi:
+        try:
+            from pyghmi.ipmi.command import Command
+        except ImportError as exc:
+            raise controllers.needed("pyghmi", exc) from exc
+        logging.getLogger("pyghmi").addHandler(logging.NullHandler())
+        with self._errors("was logged in to"):
+            self._command = Command(
+                bmc=str(self._witness["address"]),
+                userid=self._login.username,
+                password=self._login.password,
+                port=int(self._witness.get("port") or 623),
+                keepalive=False,
+            )
+        self._guid = self._system_guid()
+        return self
+
+    def __exit__(self, *_exc: object) -> None:
+        command, self._command = self._command, None
+        if command is not None:
+            with contextlib.suppress(Exception):
+                command.ipmi_session.logout()
+
+    @contextlib.contextmanager
+    def _errors(self, doing: str) -> Iterator[None]:
+        from pyghmi import exceptions
+
+        where = f"the IPMI controller {self.address}"
+        try:
+            yield
+        except (Refusal, Silent):
+            raise
+        except exceptions.IpmiException as exc:
+            text = self._login.hide(shorten(str(exc)))
+            if any(word in text.lower() for word in ("password", "unauthorized name", "username", "privilege")):
+                raise Refusal(
+                    f"{where} refuses the login of {self._witness['credentials']}: {text}. Correct the file, or the rights of that "
+                    "account; too many tries may lock it."
+                ) from None
+            raise Silent(f"{where} gave no usable answer when it {doing}: {text}") from None
+        except Exception as exc:
+            raise Silent(f"{where} could not be understood when it {doing}: {self._login.hide(shorten(repr(exc)))}") from None
+
+    def _raw(self, doing: str, netfn: int, command: int, data: Sequence[int] = (), *, again: bool = True) -> dict[str, Any]:
+        with self._errors(doing):
+            answer: dict[str, Any] = self._command.raw_command(netfn=netfn, command=command, data=list(data), retry=again)
+        return answer
+
+    def _system_guid(self) -> str:
+        """The board's own UUID, where the controller knows it; many do not."""
+        try:
+            answer = self._raw("was asked for its system's identity", 6, 0x37)
+        except (Refusal, Silent):
+            return ""
+        octets = bytes(answer.get("data") or [])
+        return str(uuid.UUID(bytes_le=octets)) if "error" not in answer and len(octets) == 16 and any(octets) else ""
+
+    def read(self) -> tuple[str, dict[str, Any]]:
+        answer = self._raw("was read", 0, 1)
+        if "error" in answer:
+            raise Silent(f"the IPMI controller {self.address} does not tell its chassis status: {shorten(str(answer['error']))}")
+        power, detail = judge(list(answer["data"]))
+        return power, {"address": self.address, **detail, **({"uuid": self._guid} if self._guid else {})}
+
+    def ask(self, what: str) -> str:
+        word = WORDS[what]
+        answer = self._raw(f"was asked for {word}", 0, 2, [CONTROL[what]], again=False)
+        if "error" not in answer:
+            return word
+        text = shorten(str(answer["error"]))
+        if not answer.get("code") or "timeout" in text.lower():
+            raise Silent(f"the IPMI controller {self.address} gave no answer when it was asked for {word}: {text}")
+        raise Refusal(
+            f"the IPMI controller {self.address} turned {word} down: {text} (code {answer['code']:#04x}). Nothing else was sent in its place."
+        )
