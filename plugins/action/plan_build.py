@@ -19,6 +19,7 @@ from ansible_collections.sunset.crm.plugins.plugin_utils.estate import Estate
 from ansible_collections.sunset.crm.plugins.plugin_utils.files import write
 from ansible_collections.sunset.crm.plugins.plugin_utils.recording import plain
 from ansible_collections.sunset.crm.plugins.plugin_utils.view import build
+from ansible_collections.sunset.crm.plugins.plugin_utils.witness import described
 from ansible_collections.sunset.crm.plugins.plugin_utils.witness import read as read_witness
 
 
@@ -73,6 +74,11 @@ class ActionModule(ControlAction):
         for wanted in ("sunset_wave", "sunset_power", "sunset_items"):
             if wanted not in variables:
                 raise Refusal(f"the inventory gives {name} no {wanted}; see inventories/example")
+        power = plain(variables["sunset_power"])
+        try:
+            described(power)
+        except Refusal as exc:
+            raise Refusal(f"{name}: {exc}") from None
         address = str(variables.get("ansible_host", name))
         seen = variables.get(args["register"]) or {}
         found = plain(seen.get("survey")) if not seen.get("failed") else None
@@ -82,7 +88,7 @@ class ActionModule(ControlAction):
             found["findings"] = [*found.get("findings", []), *plain(guests.get("findings") or [])]
         return {
             "wave": str(variables["sunset_wave"]),
-            "power": plain(variables["sunset_power"]),
+            "power": power,
             "items": plain(variables["sunset_items"]),
             "survey": found,
             "profiles": plain(variables.get("survey_profiles") or {}),

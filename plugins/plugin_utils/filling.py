@@ -23,6 +23,7 @@ Options = dict[str, Any]
 # What a task may choose: which step, how patiently, how fast, in what words, and what only makes a step stricter or is recorded as weaker.
 FREE = {
     "item", "state", "vault", "timeout", "wait", "stall", "rate", "title", "message", "again", "verify", "protected", "forced", "force_after", "force_allowed_by",
+    "ask_controller",
 }  # fmt: skip
 # What says where a module looks: from the item's declaration (C(sunset_items)), or the module's default.
 PLANNED = {
@@ -191,7 +192,21 @@ def _host_look(item: Item, plan: Plan, view: View, vault: str) -> Options:
 
 def _host_power(item: Item, plan: Plan, view: View, vault: str) -> Options:
     known = {"machine_id": item["identity"]["machine_id"]} if item["identity"].get("machine_id") else {}
-    return {"witness": item["expects"]["power"], **known}
+    databases = plan.of("database", host=item["host"])
+    return {
+        "witness": item["expects"]["power"],
+        "board": item["expects"].get("board") or {},
+        "excused": excused(plan, item["host"]),
+        "ports": sorted({int(one["expects"]["port"]) for one in databases if one["expects"].get("port") and one["expects"].get("unit")}),
+        **known,
+    }
+
+
+def excused(plan: Plan, host: str) -> list[str]:
+    """Guests of a host that a person has classified: they are nobody's data and may run until the host goes off."""
+    kinds = ("container", "guest", "domain", "machine")
+    found = [found["id"].partition(":") for found in plan.data.get("findings", []) if found["host"] == host and found.get("classified")]
+    return sorted({name for kind, _colon, name in found if kind in kinds})
 
 
 def package_settings(plan: Plan, vault: str, host: str) -> Options:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import time
 import uuid
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -20,6 +21,7 @@ from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
 
 # Chassis control: 0 cut, 1 on, 5 soft (the operating system's power button). 2 and 3, cycle and reset, are never sent.
 CONTROL = {CUT: 0, ON: 1, SOFT: 5}
+ONCE = 5.0  # seconds that the answer to a request may take that is sent once
 WORDS = {CUT: "chassis power off", ON: "chassis power on", SOFT: "chassis power soft"}
 POLICIES = {0: "always-off", 1: "previous", 2: "always-on"}
 STAYS_OFF = {"always-off": True, "previous": True, "always-on": False}
@@ -57,9 +59,12 @@ class Ipmi:
     def __enter__(self) -> Ipmi:
         try:
             from pyghmi.ipmi.command import Command
+            from pyghmi.ipmi.private import session
         except ImportError as exc:
             raise controllers.needed("pyghmi", exc) from exc
         logging.getLogger("pyghmi").addHandler(logging.NullHandler())
+        # pyghmi keeps every session that it began to open, and would hand out one that was closed for a new one.
+        session.Session.initting_sessions.clear()
         with self._errors("was logged in to"):
             self._command = Command(
                 bmc=str(self._witness["address"]),
@@ -87,7 +92,7 @@ class Ipmi:
         except (Refusal, Silent):
             raise
         except exceptions.IpmiException as exc:
-            text = self._login.hide(shorten(str(exc)))
+            text = self._login.hide(shorten(str(exc))).replace("None", "no answer at all")
             if any(word in text.lower() for word in ("password", "unauthorized name", "username", "privilege")):
                 raise Refusal(
                     f"{where} refuses the login of {self._witness['credentials']}: {text}. Correct the file, or the rights of that "
@@ -97,10 +102,23 @@ class Ipmi:
         except Exception as exc:
             raise Silent(f"{where} could not be understood when it {doing}: {self._login.hide(shorten(repr(exc)))}") from None
 
-    def _raw(self, doing: str, netfn: int, command: int, data: Sequence[int] = (), *, again: bool = True) -> dict[str, Any]:
+    def _raw(self, doing: str, netfn: int, command: int) -> dict[str, Any]:
+        """A question; it is repeated where its answer does not come, as is the custom of IPMI."""
         with self._errors(doing):
-            answer: dict[str, Any] = self._command.raw_command(netfn=netfn, command=command, data=list(data), retry=again)
+            answer: dict[str, Any] = self._command.raw_command(netfn=netfn, command=command)
         return answer
+
+    def _once(self, doing: str, netfn: int, command: int, data: Sequence[int]) -> dict[str, Any]:
+        """A request that must not be repeated. pyghmi does not wait for the answer to one, so this does."""
+        heard: list[dict[str, Any]] = []
+        with self._errors(doing):
+            line = self._command.ipmi_session
+            line.raw_command(netfn=netfn, command=command, data=list(data), retry=False, callback=heard.append)
+            end = time.monotonic() + self._deadline.left(ONCE)
+            while not heard and time.monotonic() < end:
+                line.wait_for_rsp(timeout=0.2)
+            line.incommand = False
+        return heard[0] if heard else {}
 
     def _system_guid(self) -> str:
         """The board's own UUID, where the controller knows it; many do not."""
@@ -120,12 +138,11 @@ class Ipmi:
 
     def ask(self, what: str) -> str:
         word = WORDS[what]
-        answer = self._raw(f"was asked for {word}", 0, 2, [CONTROL[what]], again=False)
-        if "error" not in answer:
+        answer = self._once(f"was asked for {word}", 0, 2, [CONTROL[what]])
+        if answer.get("code") == 0:
             return word
-        text = shorten(str(answer["error"]))
-        if not answer.get("code") or "timeout" in text.lower():
-            raise Silent(f"the IPMI controller {self.address} gave no answer when it was asked for {word}: {text}")
+        if not isinstance(answer.get("code"), int):
+            raise Silent(f"the IPMI controller {self.address} gave no answer when it was asked for {word}")
         raise Refusal(
-            f"the IPMI controller {self.address} turned {word} down: {text} (code {answer['code']:#04x}). Nothing else was sent in its place."
+            f"the IPMI controller {self.address} turned {word} down (completion code {answer['code']:#04x}). Nothing else was sent in its place."
         )

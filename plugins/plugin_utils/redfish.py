@@ -138,6 +138,7 @@ class Redfish:
         for _try in range(2):
             try:
                 auth.close()
+                self.left_session = ""
                 break
             except Exception as exc:
                 self.left_session = f"{session}: {shorten(str(exc))}"
@@ -152,7 +153,7 @@ class Redfish:
             yield
         except sushy.exceptions.AccessError as exc:
             raise Refusal(
-                f"{where} refuses the login of {self._witness['credentials']} ({exc.code}) when it {doing}. "
+                f"{where} refuses the login of {self._witness['credentials']} (HTTP {exc.status_code}) when it {doing}. "
                 "Correct the file, or the rights of that account; too many tries may lock it."
             ) from None
         except exceptions.UnknownDefaultError:
@@ -167,10 +168,9 @@ class Redfish:
                 ) from None
             raise Silent(f"{where} gave no answer when it {doing}: {self._said(exc)}") from None
         except exceptions.ServerSideError as exc:
-            raise Silent(f"{where} answered with an error of its own when it {doing}: {self._said(exc)}") from None
+            raise Silent(f"{where} answered with an error of its own when it {doing}: {self._said(exc)}.{_full(exc)}") from None
         except exceptions.SushyError as exc:
-            full = " All its sessions may be taken: end some there, or set auth: basic." if "session" in str(exc).lower() else ""
-            raise Silent(f"{where} could not be understood when it {doing}: {self._said(exc)}.{full}") from None
+            raise Silent(f"{where} could not be understood when it {doing}: {self._said(exc)}.{_full(exc)}") from None
         except (AttributeError, KeyError, TypeError, ValueError) as exc:
             raise Silent(f"{where} answered with something that is no Redfish when it {doing}: {self._said(exc)}") from None
 
@@ -208,6 +208,11 @@ class Redfish:
             except (exceptions.BadRequestError, exceptions.InvalidParameterValueError) as exc:
                 raise Refusal(f"the Redfish controller {self.address} turned {word} down: {self._said(exc)}. Nothing was forced.") from None
         return word
+
+
+def _full(exc: Exception) -> str:
+    taken = "session" in str(exc).lower()
+    return " All its sessions may be taken: end some on its own page, or set auth: basic." if taken else ""
 
 
 def _pinned(digest: str) -> Any:

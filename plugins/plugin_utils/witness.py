@@ -45,6 +45,7 @@ DEFAULT_SOCKET = "/var/run/docker.sock"
 DOCKER_BY_ITSELF = (0, 130)
 SIGNS = 2
 MAC = re.compile(r"^[0-9a-f]{2}([:-][0-9a-f]{2}){5}$", re.IGNORECASE)
+AGAIN = 1.0  # seconds until a controller that gave no answer is asked once more
 PATIENCE = 60.0  # seconds that a single reading of a controller may take, with all that belongs to it
 
 Described = Mapping[str, Any] | Sequence[Mapping[str, Any]]
@@ -135,16 +136,26 @@ class Watch:
         if kind not in CONTROLLERS:
             return {"docker": _docker, "silence": _silence, "libvirt": _libvirt}[kind](witness)
         try:
-            power, detail = self._opened(witness).read()
+            power, detail = self._read(kind, witness)
         except (Refusal, Silent) as exc:
-            if kind in self._open:
-                # Its session may be gone, too: the next reading begins anew.
-                self._drop(kind)
             return "unknown", {"address": str(witness["address"]), "problem": str(exc)}
         if controllers.same_machine(witness, detail, {}) == "no":
             said = f"it shows serial {detail.get('serial')}, uuid {detail.get('uuid')}; the inventory has {witness.get('serial') or witness['uuid']}"
             return "unknown", {**detail, "problem": f"this is the controller of another machine: {said}"}
         return power, detail
+
+    def _read(self, kind: str, witness: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
+        """One reading; a controller that gave no answer is asked once more, over a new session."""
+        for last in (False, True):
+            try:
+                return self._opened(witness).read()
+            except (Refusal, Silent) as exc:
+                if kind in self._open:
+                    self._drop(kind)
+                if last or isinstance(exc, Refusal) or self._deadline.over:
+                    raise
+            time.sleep(AGAIN)
+        raise AssertionError("the second try neither answered nor failed")
 
     def look(self, wanted: str = "") -> dict[str, Any]:
         """What all see now. wanted: no further witness is asked once one has shown anything else than this."""

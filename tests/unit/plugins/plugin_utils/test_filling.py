@@ -33,7 +33,17 @@ def filled(item: str, module: str, state: str | None = None, vault: str = "vault
         ("application:creme", "service_state", {"services": [{"unit": "creme-web.service", "ports": [8000]}]}),
         ("database:creme", "service_state", {"services": [{"unit": "postgresql@15-main.service", "ports": [5432]}]}),
         ("filestore:uploads", "filestore_archive", {"path": "/srv/uploads", "staging": "/srv/uploads/.sunset-staging"}),
-        ("host:db1", "host_power", {"witness": {"kind": "docker", "container": "db1"}, "machine_id": "id-of-db1"}),
+        (
+            "host:db1",
+            "host_power",
+            {
+                "witness": {"kind": "docker", "container": "db1"},
+                "machine_id": "id-of-db1",
+                "board": {},
+                "excused": [],
+                "ports": [5432],
+            },
+        ),
         ("medium:pgdata", "media_wipe", {"device": "/dev/loop7", "identity": PLAN.items["medium:pgdata"]["identity"]}),
     ],
 )
