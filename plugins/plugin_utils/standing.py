@@ -18,6 +18,7 @@ from ansible_collections.sunset.crm.plugins.plugin_utils.controllers import uuid
 
 Machine = Mapping[str, Any]
 CLEAR, DARK, UNKNOWN = "clear", "dark", "unknown"
+GUEST = "is its guest "
 
 
 def guest_of(one: Machine, host: Machine) -> str:
@@ -44,7 +45,7 @@ def below(hosts: Mapping[str, Machine]) -> dict[str, dict[str, str]]:
             if name == other:
                 continue
             if guest := guest_of(one, host):
-                found.setdefault(name, {})[other] = f"is its guest {guest}"
+                found.setdefault(name, {})[other] = f"{GUEST}{guest}"
             used = {*(one.get("storage") or [])} & {other, *(host.get("addresses") or [])}
             if used:
                 found.setdefault(name, {}).setdefault(other, f"uses storage of {', '.join(sorted(used))}")
@@ -86,6 +87,31 @@ def judge_address(addresses: Iterable[str], hosts: Mapping[str, Machine], kept: 
     if cards:
         return CLEAR, "no guest of a host that goes off has its network card"
     return UNKNOWN, "it is no host of the estate; what it stands on itself could not be seen from any machine here"
+
+
+def kept(
+    control: Machine,
+    vaults: Mapping[str, Machine | None],
+    jump_hosts: Mapping[str, tuple[Iterable[str], str]],
+    hosts: Mapping[str, Machine],
+) -> list[dict[str, str]]:
+    """A row for everything that is kept and needed: role, name, verdict, why. jump_hosts: name -> its addresses, what is unclear of it."""
+    machines = {"control node": control, **{f"vault {name}": one for name, one in vaults.items()}}
+    known = [one for one in machines.values() if one]
+    rows = []
+    for label, one in machines.items():
+        role, _space, name = label.partition(" ") if label != "control node" else ("control node", "", "localhost")
+        rows.append((role, name, *judge_machine(one, hosts)))
+    for name, (addresses, unclear) in jump_hosts.items():
+        rows.append(("jump host", name, *((UNKNOWN, unclear) if unclear else judge_address(addresses, hosts, known))))
+    for label, one in machines.items():
+        for address in (one or {}).get("nameservers") or []:
+            if address.startswith("127.") or address == "::1":
+                told = (UNKNOWN, "it runs on that machine itself, and whom it asks does not show")
+            else:
+                told = judge_address([address], hosts, known)
+            rows.append(("resolver", f"{address} of the {label}", *told))
+    return [dict(zip(("role", "name", "verdict", "why"), row, strict=True)) for row in rows]
 
 
 # --- jump hosts --------------------------------------------------------------------------------------------------------------------

@@ -165,6 +165,7 @@ def test_every_option_is_the_tasks_or_the_plans(module: str) -> None:
         known |= set(filling.options(step, plan.items[kinds[filling.KINDS[module][0]]], plan, BOOK.view(), "vault1"))
     # Given by the action itself, from the statements and the estate's secrets.
     known |= {"stream_key", "authorisation_sha256", "identity_waiver", "attestation_sha256", "keys_attestation_sha256"}
+    known |= {"idle_waiver"}
     known |= {"retention", "signature", "statement_sha256", "tagmanifest_sha256", "identity_digest", "keys_identity_digest"}
     # Stay at their defaults unless the plan's declaration says otherwise; a task cannot set them.
     fixed = {
