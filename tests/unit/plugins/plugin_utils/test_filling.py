@@ -178,3 +178,15 @@ def test_every_option_is_the_tasks_or_the_plans(module: str) -> None:
     }
     assert options - known - fixed.get(module, set()) == set()
     assert not set(filling.options(step, plan.items[kinds[filling.KINDS[module][0]]], plan, BOOK.view(), "vault1")) - options
+
+
+def test_guests_that_a_person_classified_may_run() -> None:
+    data = plan_data()
+    word = {"by": "alice", "as": "irrelevant"}
+    data["findings"] = [
+        {"id": "container:agent", "host": "db1", "kind": "container", "what": "x", "classified": word},
+        {"id": "container:strange", "host": "db1", "kind": "container", "what": "x", "classified": None},
+        {"id": "container:other", "host": "app1", "kind": "container", "what": "x", "classified": word},
+        {"id": "listener:tcp/1:agent", "host": "db1", "kind": "listener", "what": "x", "classified": word},
+    ]
+    assert filling.excused(make_plan(data), "db1") == ["agent"]

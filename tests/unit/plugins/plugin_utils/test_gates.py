@@ -575,3 +575,18 @@ def test_a_vault_that_never_had_anything_of_a_host_has_nothing_to_forget() -> No
     assert wipe_lacks(book, words, "medium:pgdata") == []
     book.step("host:db1", "vault_package", "open", "vault2", status="unknown")
     assert "vault2" in " ".join(str(lack) for lack in wipe_lacks(book, words, "medium:pgdata"))
+
+
+# --- what runs on a host when it goes off ---
+
+
+def test_a_signed_waiver_of_the_gate_idle_reaches_the_power_off_and_nobody_elses_does() -> None:
+    book = complete(make_plan())
+    step = steps.find("host_power", {"state": "off"})
+    item = book.plan.items["host:db1"]
+    word = said("waiver", "bob", gate="idle", items=["host:db1"], expires="2030-01-01T00:00:00+00:00")
+    assert gates.said(step, item, context(book, [word]), "") == {"idle_waiver": word.sha256}
+    assert gates.said(step, book.plan.items["host:app1"], context(book, [word]), "") == {}
+    assert gates.said(step, item, context(book, [said("waiver", "olga", gate="idle", items=["host:db1"])]), "") == {}
+    assert gates.said(step, item, context(book, [said("waiver", "bob", gate="grace", items=["host:db1"])]), "") == {}
+    assert gates.said(steps.find("host_power", {"state": "on"}), item, context(book, [word]), "") == {}
