@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.sunset.crm.plugins.module_utils import _machine
-from ansible_collections.sunset.crm.plugins.plugin_utils import copies, jumping, ledger, picture, standing, survey
+from ansible_collections.sunset.crm.plugins.plugin_utils import booting, copies, jumping, ledger, picture, standing, survey
 from ansible_collections.sunset.crm.plugins.plugin_utils import plan as plans
 from ansible_collections.sunset.crm.plugins.plugin_utils.control import ControlAction, host_variables
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
@@ -110,8 +110,11 @@ class ActionModule(ControlAction):
             if wanted not in variables:
                 raise Refusal(f"the inventory gives {name} no {wanted}; see inventories/example")
         power = plain(variables["sunset_power"])
+        rescue_boot = plain(variables.get("sunset_rescue_boot") or {})
         try:
             described(power)
+            if rescue_boot:
+                booting.described(rescue_boot)
         except Refusal as exc:
             raise Refusal(f"{name}: {exc}") from None
         address = str(variables.get("ansible_host", name))
@@ -128,6 +131,7 @@ class ActionModule(ControlAction):
             "survey": found,
             "profiles": plain(variables.get("survey_profiles") or {}),
             "guest": self._guest(name, variables),
+            "rescue_boot": rescue_boot,
             "stands_on": [str(one) for one in plain(variables.get("sunset_stands_on") or [])],
             "reach": {
                 "address": str(variables.get("sunset_pull_address", address)),

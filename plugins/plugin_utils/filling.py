@@ -52,6 +52,7 @@ KINDS = {
     "proxmox_guests": ("guest",),
     "host_look": ("host",),
     "host_power": ("host",),
+    "host_boot": ("host",),
     "vault_package": ("host",),
     "vault_destroy": ("host",),
     "vault_access": ("host",),
@@ -202,6 +203,16 @@ def _host_power(item: Item, plan: Plan, view: View, vault: str) -> Options:
     }
 
 
+def _host_boot(item: Item, plan: Plan, view: View, vault: str) -> Options:
+    seen = view.get(item["id"], "boot")
+    return {
+        "witness": item["expects"]["power"],
+        "board": item["expects"].get("board") or {},
+        "boot": item["expects"].get("rescue_boot") or {},
+        "former": (seen.result.get("former") if seen else None) or {},
+    }
+
+
 def excused(plan: Plan, host: str) -> list[str]:
     """Guests of a host that a person has classified: they are nobody's data and may run until the host goes off."""
     kinds = ("container", "guest", "domain", "machine")
@@ -287,6 +298,7 @@ _FILL = {
     "proxmox_guests": _guests("proxmox"),
     "host_look": _host_look,
     "host_power": _host_power,
+    "host_boot": _host_boot,
     "vault_package": _vault_package,
     "vault_destroy": _vault_destroy,
     "vault_access": _vault_access,

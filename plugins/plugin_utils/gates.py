@@ -536,6 +536,11 @@ def _no_wipe(item: Item, context: Context) -> list[Missing]:
     ]
 
 
+def _boot(item: Item, context: Context, vault: str) -> list[Missing]:
+    """A host that was never seen off could be at work for somebody."""
+    return _need(item["id"], "power", "off", context, _again(context))
+
+
 def _first(item: Item, context: Context, vault: str) -> list[Missing]:
     """Steps before which nothing but the wave has to be in order."""
     return []
@@ -559,5 +564,7 @@ RULES: dict[tuple[str, str], Callable[[Item, Context, str], list[Missing]]] = {
     ("package", "destroyed"): _destroyed,
     ("look", "clear"): _first,
     ("power", "off"): _power,
+    ("boot", "rescue"): _boot,
+    ("boot", "usual"): _first,
     ("wipe", "wiped"): _wipe,
 }

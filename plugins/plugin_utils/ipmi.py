@@ -49,7 +49,7 @@ class Ipmi:
         self._witness = witness
         self._deadline = deadline
         self._login = controllers.login(str(witness["credentials"]))
-        self._command: Any = None
+        self.command: Any = None
         self._guid = ""
 
     @property
@@ -65,8 +65,8 @@ class Ipmi:
         logging.getLogger("pyghmi").addHandler(logging.NullHandler())
         # pyghmi keeps every session that it began to open, and would hand out one that was closed for a new one.
         session.Session.initting_sessions.clear()
-        with self._errors("was logged in to"):
-            self._command = Command(
+        with self.errors("was logged in to"):
+            self.command = Command(
                 bmc=str(self._witness["address"]),
                 userid=self._login.username,
                 password=self._login.password,
@@ -77,13 +77,13 @@ class Ipmi:
         return self
 
     def __exit__(self, *_exc: object) -> None:
-        command, self._command = self._command, None
+        command, self.command = self.command, None
         if command is not None:
             with contextlib.suppress(Exception):
                 command.ipmi_session.logout()
 
     @contextlib.contextmanager
-    def _errors(self, doing: str) -> Iterator[None]:
+    def errors(self, doing: str) -> Iterator[None]:
         from pyghmi import exceptions
 
         where = f"the IPMI controller {self.address}"
@@ -104,15 +104,15 @@ class Ipmi:
 
     def _raw(self, doing: str, netfn: int, command: int) -> dict[str, Any]:
         """A question; it is repeated where its answer does not come, as is the custom of IPMI."""
-        with self._errors(doing):
-            answer: dict[str, Any] = self._command.raw_command(netfn=netfn, command=command)
+        with self.errors(doing):
+            answer: dict[str, Any] = self.command.raw_command(netfn=netfn, command=command)
         return answer
 
     def _once(self, doing: str, netfn: int, command: int, data: Sequence[int]) -> dict[str, Any]:
         """A request that must not be repeated. pyghmi does not wait for the answer to one, so this does."""
         heard: list[dict[str, Any]] = []
-        with self._errors(doing):
-            line = self._command.ipmi_session
+        with self.errors(doing):
+            line = self.command.ipmi_session
             line.raw_command(netfn=netfn, command=command, data=list(data), retry=False, callback=heard.append)
             end = time.monotonic() + self._deadline.left(ONCE)
             while not heard and time.monotonic() < end:

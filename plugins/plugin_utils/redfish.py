@@ -72,7 +72,7 @@ class Redfish:
         self._deadline = deadline
         self._login = controllers.login(str(witness["credentials"]))
         self._root: Any = None
-        self._system: Any = None
+        self.system: Any = None
         self._auth: Any = None
         self.left_session = ""
 
@@ -109,9 +109,9 @@ class Redfish:
         kind = auth.BasicAuth if self._witness.get("auth") == "basic" else auth.SessionAuth
         self._auth = kind(self._login.username, self._login.password)
         try:
-            with self._errors("was asked for its system"):
+            with self.errors("was asked for its system"):
                 self._root = sushy.Sushy(self.address, auth=self._auth, connector=line)
-                self._system = self._root.get_system(self._path())
+                self.system = self._root.get_system(self._path())
         except BaseException:
             self._close()
             raise
@@ -144,7 +144,7 @@ class Redfish:
                 self.left_session = f"{session}: {shorten(str(exc))}"
 
     @contextlib.contextmanager
-    def _errors(self, doing: str) -> Iterator[None]:
+    def errors(self, doing: str) -> Iterator[None]:
         import sushy
         from sushy import exceptions
 
@@ -178,17 +178,17 @@ class Redfish:
         return self._login.hide(shorten(str(exc)))
 
     def read(self) -> tuple[str, dict[str, Any]]:
-        with self._errors("was read"):
-            self._system.refresh(force=True)
-            power, detail = judge(self._system.json)
-        return power, {"address": self.address, "system": self._system.path, **detail}
+        with self.errors("was read"):
+            self.system.refresh(force=True)
+            power, detail = judge(self.system.json)
+        return power, {"address": self.address, "system": self.system.path, **detail}
 
     def offered(self) -> list[str] | None:
         """The reset types that it lists now; None where it lists none."""
-        with self._errors("was asked what it offers"):
-            action = (self._system.json.get("Actions") or {}).get("#ComputerSystem.Reset") or {}
+        with self.errors("was asked what it offers"):
+            action = (self.system.json.get("Actions") or {}).get("#ComputerSystem.Reset") or {}
             link = action.get("@Redfish.ActionInfo")
-            info = self._system._conn.get(link).json() if link and not action.get("ResetType@Redfish.AllowableValues") else None
+            info = self.system._conn.get(link).json() if link and not action.get("ResetType@Redfish.AllowableValues") else None
             return allowed(action, info)
 
     def ask(self, what: str) -> str:
@@ -202,9 +202,9 @@ class Redfish:
                 f"the Redfish controller {self.address} {offers}, not {word}. Nothing else was sent in its place. Do it by hand, at the "
                 "console or the controller's own page, and run the same command again."
             )
-        with self._errors(f"was asked for {word}"):
+        with self.errors(f"was asked for {word}"):
             try:
-                self._system.reset_system(ResetType(word))
+                self.system.reset_system(ResetType(word))
             except (exceptions.BadRequestError, exceptions.InvalidParameterValueError) as exc:
                 raise Refusal(f"the Redfish controller {self.address} turned {word} down: {self._said(exc)}. Nothing was forced.") from None
         return word

@@ -88,6 +88,7 @@ def _host(host: str, facts: Facts, survey: Facts) -> Facts:
             "reach": facts["reach"],
             "profiles": facts.get("profiles", {}),
             **({"guest": guest} if guest else {}),
+            **({"rescue_boot": facts["rescue_boot"]} if facts.get("rescue_boot") else {}),
             # By which its management controller is known to be its own.
             **({"board": survey["machine"]["board"]} if (survey.get("machine") or {}).get("board") else {}),
         },

@@ -139,6 +139,13 @@ def _ipmi(config: dict[str, Any]) -> None:
                 raise NotImplementedError
             return uuid.UUID(self.state()["guid"])
 
+        def get_boot_device(self) -> str:
+            return str(self.state().get("boot") or "default")
+
+        def set_boot_device(self, bootdevice: str) -> None:
+            if not self.state().get("deaf"):
+                path.write_text(json.dumps({**self.state(), "boot": bootdevice}))
+
         def control_chassis(self, request: Any, session: Any) -> None:
             seen, directive = self.state(), request["data"][0]
             with book.open("a") as stream:
