@@ -17,10 +17,6 @@ description:
   - The host is neither switched on nor off; that is M(sunset.crm.host_power).
   - The controller must be known to be that of this host, by serial number or UUID.
 options:
-  item:
-    description: Identity of the plan's item.
-    type: str
-    required: true
   state:
     description: What the host boots from next.
     type: str
@@ -51,20 +47,12 @@ options:
     description: The override that V(usual) puts back. Taken from the ledger; without it the override is switched off.
     type: dict
     default: {}
-  receipt:
-    description: Set by the collection's action plugin.
-    type: dict
-attributes:
-  check_mode:
-    description: Takes the same decision without acting.
-    support: full
-  diff_mode:
-    description: Returns before and after in the evidence instead.
-    support: none
 requirements:
   - Python package C(sushy) or C(pyghmi) on the control node
 seealso:
   - module: sunset.crm.host_power
+extends_documentation_fragment:
+  - sunset.crm.recorded
 author:
   - sunset.crm contributors
 """

@@ -19,10 +19,6 @@ description:
   - V(on) switches on through the witness where that can, waits until the host answers through its connection, and
     checks that it is the same machine.
 options:
-  item:
-    description: Identity of the plan's item.
-    type: str
-    required: true
   state:
     description: What the power is to be. Quote it, YAML takes both words for booleans.
     type: str
@@ -82,20 +78,12 @@ options:
   machine_id:
     description: The machine id that must answer after V(on). Default is the one read before the last power-off.
     type: str
-  receipt:
-    description: Set by the collection's action plugin.
-    type: dict
-attributes:
-  check_mode:
-    description: Takes the same decision without acting.
-    support: full
-  diff_mode:
-    description: Returns before and after in the evidence instead.
-    support: none
 requirements:
   - On the control node, for the witness of that kind, the Python package C(sushy) (Redfish), C(pyghmi) (IPMI), C(docker), C(libvirt-python)
 seealso:
   - module: sunset.crm.docker_guests
+extends_documentation_fragment:
+  - sunset.crm.recorded
 author:
   - sunset.crm contributors
 """
