@@ -85,6 +85,7 @@ class Bmc:
     broken: str = ""  # every answer is this text
     status: int = 0  # every reset is answered with this status, and not carried out
     cut: Callable[[str, str], bool] = lambda method, path: False  # carried out, then cut off without an answer
+    systems: int = 1
     once: bool = False  # whether boot "Once" is honoured
     boot: dict[str, Any] = field(default_factory=lambda: {"BootSourceOverrideEnabled": "Disabled", "BootSourceOverrideTarget": "None"})
     medium: dict[str, Any] = field(default_factory=lambda: {"Image": None, "Inserted": False, "WriteProtected": True})
@@ -133,11 +134,13 @@ class Bmc:
 
     def get(self, path: str) -> dict[str, Any] | None:
         members = {
-            "/redfish/v1/Systems": [SYSTEM], "/redfish/v1/Managers": ["/redfish/v1/Managers/1"],
+            "/redfish/v1/Systems": [SYSTEM, *(f"/redfish/v1/Systems/{n}" for n in range(2, self.systems + 1))], "/redfish/v1/Managers": ["/redfish/v1/Managers/1"],
             "/redfish/v1/Managers/1/VirtualMedia": [MEDIUM], SESSIONS: [f"{SESSIONS}/{one}" for one in self.sessions],
         }  # fmt: skip
         if path in members:
             return {"@odata.id": path, "Name": "Collection", "Members": [{"@odata.id": one} for one in members[path]]}
+        if path.startswith("/redfish/v1/Systems/") and path.count("/") == 4 and 1 < int(path.rpartition("/")[2]) <= self.systems:
+            return {**self.system(), "@odata.id": path, "Id": path.rpartition("/")[2], "PowerState": "Off"}
         return {
             "/redfish/v1": {
                 "@odata.id": ROOT, "Id": "Root", "Name": "Root", "RedfishVersion": "1.6.0",

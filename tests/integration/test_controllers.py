@@ -273,6 +273,15 @@ def test_the_controller_of_another_machine_is_no_witness(bmc: Bmc, seen: dict[st
     assert "this is the controller of another machine" in problem({**seen, "uuid": UUID.replace("1111", "9999")})
 
 
+def test_several_systems_behind_one_controller_are_not_chosen_from(bmc: Bmc, seen: dict[str, Any]) -> None:
+    bmc.systems = 2
+    assert "has not exactly one system; name the one that is meant: system in sunset_power" in problem(seen)
+    assert witness.read({**seen, "system": "2"})["power"] == "off"
+    assert witness.read({**seen, "system": "/redfish/v1/Systems/1"})["power"] == "on"
+    assert "has no 3" in problem({**seen, "system": "3"})
+    assert bmc.sessions == {}
+
+
 def test_a_login_that_is_refused_is_named_without_its_words(bmc: Bmc, seen: dict[str, Any], place: Path) -> None:
     said = problem({**seen, "credentials": credentials(place, "wrong", "quite wrong")})
     assert "refuses the login of" in said
