@@ -19,7 +19,7 @@ from ansible_collections.sunset.crm.plugins.module_utils import _proc
 Row = Dict[str, Any]
 # Bridges that engines make: every machine with such an engine has the same address on them.
 OWN_BRIDGES = re.compile(
-    r"^(lo|docker\d+|br-[0-9a-f]{12}|virbr\d+|lxcbr\d+|lxdbr\d+|incusbr\d+|cni\d*|cni-.*|podman\d+|veth.*|tap.*|vnet.*)$"
+    r"^(lo|docker\d+|docker_gwbridge|br-[0-9a-f]{12}|virbr\d+|lxcbr\d+|lxdbr\d+|incusbr\d+|cni\d*|cni-.*|podman\d+|veth.*|tap.*|vnet.*)$"
 )
 MAC = re.compile(r"\b([0-9a-fA-F]{2}(?::[0-9a-fA-F]{2}){5})\b")
 UUID = re.compile(r"<uuid>\s*([0-9a-fA-F-]{36})\s*</uuid>")

@@ -23,7 +23,7 @@ def test_own_addresses_are_told_from_networks_and_broadcasts():
 
 
 def test_bridges_of_engines_tell_nothing():
-    for name in ("docker0", "br-0123456789ab", "virbr0", "lo", "veth12", "vnet3", "cni-podman0"):
+    for name in ("docker0", "docker_gwbridge", "br-0123456789ab", "virbr0", "lo", "veth12", "vnet3", "cni-podman0"):
         assert _machine.OWN_BRIDGES.match(name)
     for name in ("eth0", "br0", "bond0", "vmbr0", "enp1s0", "br-lan", "vlan7"):
         assert not _machine.OWN_BRIDGES.match(name)
