@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import json
 import socket
+import threading
 from collections.abc import Iterator
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -179,6 +182,32 @@ def test_sushy_emulator_boots_from_the_network_and_back(place: Path, tls: dict[s
         back = play("usual", seen, boot=PXE, board=board, former=former)
         assert (back["evidence"]["verdict"], back["result"]["target"]) == ("yes", former["target"]), back.get("msg")
         assert play("usual", seen, boot=PXE, board=board, former=former)["changed"] is False
+
+
+def test_sushy_emulator_takes_a_medium_and_gives_it_back(place: Path, tls: dict[str, str], tmp_path: Path) -> None:
+    """The emulator fetches the medium itself, as a controller does."""
+    (tmp_path / "rescue.iso").write_bytes(bytes(40960))
+    served = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(tmp_path)))
+    threading.Thread(target=served.serve_forever, daemon=True).start()
+    boot = {"way": "media", "image": f"http://127.0.0.1:{served.server_address[1]}/rescue.iso"}
+    port = stand.free_port()
+    machine = {"uuid": UUID, "name": "one", "power_state": "Off"}
+    config = stand.redfish(place, port, tls, FAKE_DRIVER=True, FAKE_SYSTEMS=[machine])
+    seen = {
+        "kind": "redfish", "address": f"https://127.0.0.1:{port}", "credentials": str(place / "credentials"), "auth": "basic",
+        "ca_file": tls["ca"], "uuid": UUID,
+    }  # fmt: skip
+    try:
+        with stand.running("emulator", place, **config):
+            done = play("rescue", seen, boot=boot)
+            assert (done["evidence"]["verdict"], done["result"]["image"], done["result"]["inserted"]) == ("yes", boot["image"], True)
+            assert play("rescue", seen, boot=boot)["changed"] is False
+            former = done["result"]["former"]
+            back = play("usual", seen, boot=boot, former=former)
+            assert (back["evidence"]["verdict"], back["result"]["inserted"], back["result"]["target"]) == ("yes", False, former["target"])
+            assert play("usual", seen, boot=boot, former=former)["changed"] is False
+    finally:
+        served.shutdown()
 
 
 def test_ipmi_boots_from_the_network_and_back(place: Path) -> None:
