@@ -103,9 +103,10 @@ class Redfish:
         )
         # Neither a proxy nor a certificate store of the environment may come between.
         line._session.trust_env = False
-        if self._witness.get("fingerprint"):
+        pinned = fingerprint(str(self._witness["fingerprint"])) if self._witness.get("fingerprint") else ""
+        if pinned:
             line._verify = False
-            line._session.mount("https://", _pinned(fingerprint(str(self._witness["fingerprint"]))))
+        line._session.mount("https://", _adapter(pinned))
         kind = auth.BasicAuth if self._witness.get("auth") == "basic" else auth.SessionAuth
         self._auth = kind(self._login.username, self._login.password)
         try:
@@ -215,12 +216,18 @@ def _full(exc: Exception) -> str:
     return " All its sessions may be taken: end some on its own page, or set auth: basic." if taken else ""
 
 
-def _pinned(digest: str) -> Any:
-    """An adapter that trusts one certificate and no other, whoever signed it and whatever name is in it."""
+def _adapter(digest: str) -> Any:
+    """An adapter that begins each request on a new connection: controllers close one without saying so, and a request that is lost on
+    it would be one whose end nobody knows. digest: trusts this certificate and no other, whoever signed it and whatever name is in it."""
     from requests.adapters import HTTPAdapter
 
-    class Pinned(HTTPAdapter):
+    class Adapter(HTTPAdapter):
         def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-            super().init_poolmanager(*args, **kwargs, assert_fingerprint=digest, assert_hostname=False)
+            pinned: dict[str, Any] = {"assert_fingerprint": digest, "assert_hostname": False} if digest else {}
+            super().init_poolmanager(*args, **kwargs, **pinned)
 
-    return Pinned()
+        def send(self, *args: Any, **kwargs: Any) -> Any:
+            self.poolmanager.clear()
+            return super().send(*args, **kwargs)
+
+    return Adapter()

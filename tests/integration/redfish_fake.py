@@ -166,6 +166,7 @@ class Bmc:
 
 class _Handler(BaseHTTPRequestHandler):
     service: Bmc
+    # It closes each connection, as it is asked to, and does not say so: a client that takes one again loses its request.
     protocol_version = "HTTP/1.1"
 
     def log_message(self, *_args: Any) -> None:

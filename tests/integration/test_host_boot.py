@@ -40,7 +40,7 @@ def play(state: str, seen: Any, check: bool = False, **options: Any) -> dict[str
     try:
         done: dict[str, Any] = Boot().perform({"item": "host:h", "state": state, "witness": seen, **options}, {}, check)
     except Refusal as exc:
-        return {"failed": True, "changed": False, "msg": str(exc)}
+        return {"failed": True, "changed": False, "msg": str(exc), "result": {}, "evidence": {"verdict": "refused"}}
     return done
 
 
