@@ -223,8 +223,9 @@ def _adapter(digest: str) -> Any:
 
     class Adapter(HTTPAdapter):
         def init_poolmanager(self, *args: Any, **kwargs: Any) -> None:
-            pinned: dict[str, Any] = {"assert_fingerprint": digest, "assert_hostname": False} if digest else {}
-            super().init_poolmanager(*args, **kwargs, **pinned)
+            if digest:
+                kwargs.update(assert_fingerprint=digest, assert_hostname=False)
+            super().init_poolmanager(*args, **kwargs)
 
         def send(self, *args: Any, **kwargs: Any) -> Any:
             self.poolmanager.clear()
