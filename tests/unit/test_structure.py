@@ -43,7 +43,7 @@ READ_ONLY = {
 }
 # Modules of ours that only read, or only write the estate's own folder on the control node.
 UNRECORDED = {"host_survey", "guest_survey", "plan_build", "report", "run_open", "run_close", "run_gate", "run_joined"}
-UNRECORDED |= {"vault_verify", "vault_probe"}
+UNRECORDED |= {"vault_verify", "vault_probe", "host_idle", "machine_look"}
 RECORDED = {path.stem for path in MODULES} - UNRECORDED
 KEYWORDS = {"name", "loop", "loop_control", "when", "register", "vars", "tags", "block", "rescue", "always", "run_once", "changed_when"}
 KEYWORDS |= {"failed_when", "no_log", "become", "become_user", "check_mode", "ignore_unreachable", "notify", "until", "retries", "delay"}
@@ -104,7 +104,7 @@ def test_actions_are_thin_and_none_is_reached_by_a_redirect() -> None:
     runtime = yaml.safe_load((TOP / "meta/runtime.yml").read_text())
     assert not (runtime.get("plugin_routing") or {}).get("action")
     assert not (runtime.get("plugin_routing") or {}).get("modules")
-    control = UNRECORDED - {"host_survey", "vault_probe"}
+    control = UNRECORDED - {"host_survey", "vault_probe", "host_idle", "machine_look"}
     assert {path.stem for path in (PLUGINS / "action").glob("*.py")} == RECORDED | control
 
 
@@ -218,7 +218,11 @@ def old_python() -> str | None:
 
 TRAVELLING = [
     *UTILS,
-    *(path for path in MODULES if path.stem not in UNRECORDED - {"host_survey", "vault_verify", "vault_probe"}),
+    *(
+        path
+        for path in MODULES
+        if path.stem not in UNRECORDED - {"host_survey", "vault_verify", "vault_probe", "host_idle", "machine_look"}
+    ),
     *sorted((TOP / "roles").glob("*/files/*.py")),
 ]
 

@@ -33,7 +33,17 @@ def filled(item: str, module: str, state: str | None = None, vault: str = "vault
         ("application:creme", "service_state", {"services": [{"unit": "creme-web.service", "ports": [8000]}]}),
         ("database:creme", "service_state", {"services": [{"unit": "postgresql@15-main.service", "ports": [5432]}]}),
         ("filestore:uploads", "filestore_archive", {"path": "/srv/uploads", "staging": "/srv/uploads/.sunset-staging"}),
-        ("host:db1", "host_power", {"witness": {"kind": "docker", "container": "db1"}, "machine_id": "id-of-db1"}),
+        (
+            "host:db1",
+            "host_power",
+            {
+                "witness": {"kind": "docker", "container": "db1"},
+                "machine_id": "id-of-db1",
+                "board": {},
+                "excused": [],
+                "ports": [5432],
+            },
+        ),
         ("medium:pgdata", "media_wipe", {"device": "/dev/loop7", "identity": PLAN.items["medium:pgdata"]["identity"]}),
     ],
 )
@@ -154,6 +164,7 @@ def test_every_option_is_the_tasks_or_the_plans(module: str) -> None:
         known |= set(filling.options(step, plan.items[kinds[filling.KINDS[module][0]]], plan, BOOK.view(), "vault1"))
     # Given by the action itself, from the statements and the estate's secrets.
     known |= {"stream_key", "authorisation_sha256", "identity_waiver", "attestation_sha256", "keys_attestation_sha256"}
+    known |= {"idle_waiver"}
     known |= {"retention", "signature", "statement_sha256", "tagmanifest_sha256", "identity_digest", "keys_identity_digest"}
     # Stay at their defaults unless the plan's declaration says otherwise; a task cannot set them.
     fixed = {
@@ -166,3 +177,15 @@ def test_every_option_is_the_tasks_or_the_plans(module: str) -> None:
     }
     assert options - known - fixed.get(module, set()) == set()
     assert not set(filling.options(step, plan.items[kinds[filling.KINDS[module][0]]], plan, BOOK.view(), "vault1")) - options
+
+
+def test_guests_that_a_person_classified_may_run() -> None:
+    data = plan_data()
+    word = {"by": "alice", "as": "irrelevant"}
+    data["findings"] = [
+        {"id": "container:agent", "host": "db1", "kind": "container", "what": "x", "classified": word},
+        {"id": "container:strange", "host": "db1", "kind": "container", "what": "x", "classified": None},
+        {"id": "container:other", "host": "app1", "kind": "container", "what": "x", "classified": word},
+        {"id": "listener:tcp/1:agent", "host": "db1", "kind": "listener", "what": "x", "classified": word},
+    ]
+    assert filling.excused(make_plan(data), "db1") == ["agent"]
