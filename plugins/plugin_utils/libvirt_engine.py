@@ -73,6 +73,7 @@ class Engine:
         self._staging, self._put, self._read, self._cib = staging, put, read, cib
         self._former: dict[str, Mapping[str, Any]] = {}
         self._asked_agent: set[str] = set()
+        self._lives: dict[str, str] = {}
         self.listener = libvirt_events.Listener()
         self.reopened = 0
         # Every error is printed to standard error by default.
@@ -263,7 +264,14 @@ class Engine:
             if exc.get_error_code() != NO_SUPPORT:
                 raise
             rows = [(domain, domain.state()[0]) for domain in connection.listAllDomains(0)]
-        return {domain.UUIDString(): libvirt_facts.POWER.get(state, "unknown") for domain, state in rows if domain.name() in self._names}
+        return {domain.UUIDString(): self._power(domain, state) for domain, state in rows if domain.name() in self._names}
+
+    def _power(self, domain: Any, state: int) -> str:
+        asked = self._lives.get(domain.UUIDString())
+        # Another life than the one that was asked: that one has ended, and something has started the guest again.
+        if asked and str(domain.ID()) not in (asked, "-1"):
+            return "off"
+        return libvirt_facts.POWER.get(state, "unknown")
 
     def life(self, guest: Guest) -> str:
         return str(guest.record.get("life", ""))
@@ -355,6 +363,7 @@ class Engine:
             ways.append((AGENT, BY_AGENT))
         ways.append((ACPI, "ACPI"))
         failed = ""
+        self._lives[guest.key] = self.life(guest)
         for flag, way in ways:
             try:
                 self._domain(guest).shutdownFlags(flag)
