@@ -30,7 +30,8 @@ def expected(declared: Declared, guests: Mapping[str, Mapping[str, Any]], hyperv
         "uuids": {name: one["uuid"] for name, one in mine.items() if one.get("uuid")},
         "hypervisor": dict(hypervisor),
     }
-    return {"found": "no" if detail else "yes", "identity": identity, "media": [], "detail": detail}
+    running = {name: str(one.get("detail")) for name, one in mine.items() if one.get("power") != "off"}
+    return {"found": "no" if detail else "yes", "identity": identity, "media": [], "detail": detail, "running": running}
 
 
 def strangers(guests: Mapping[str, Mapping[str, Any]], sets: list[Declared]) -> list[dict[str, Any]]:

@@ -155,7 +155,12 @@ class Engine:
         """All guests of the hypervisor by name, running or not, as the survey shows them."""
         with self._errors("list"):
             return {
-                str(domain.name()): {"id": domain.UUIDString(), "uuid": domain.UUIDString(), "detail": self._words(domain)[0]}
+                str(domain.name()): {
+                    "id": domain.UUIDString(),
+                    "uuid": domain.UUIDString(),
+                    "power": libvirt_facts.POWER.get(domain.state()[0], "unknown"),
+                    "detail": self._words(domain)[0],
+                }
                 for domain in self._asking(lambda c: c.listAllDomains(0))
             }
 
@@ -412,6 +417,7 @@ class Engine:
             self._asking(lambda _c: self._domain(guest).setAutostart(1 if former.get("autostart") else 0))
 
     def start(self, guest: Guest, former: Mapping[str, Any]) -> None:
+        self._lives.pop(guest.key, None)
         with self._errors(guest.name):
             if former.get("persistent", True):
                 self._starting(lambda: self._domain(guest).create())

@@ -145,7 +145,10 @@ class World:
         """A guest; its uuid. It is waited for until its own code runs."""
         key = str(uuid.uuid4())
         said = self.folder / f"{key}.said"
-        disk = disks or f"<disk type='file'><driver name='qemu' type='{form}'/><source file='{self.disk(key, code, form)}'/><target dev='hda' bus='ide'/></disk>"
+        disk = (
+            disks
+            or f"<disk type='file'><driver name='qemu' type='{form}'/><source file='{self.disk(key, code, form)}'/><target dev='hda' bus='ide'/></disk>"
+        )
         xml = (
             f"<domain type='qemu' {xmlns}><name>{name}</name><uuid>{key}</uuid><memory unit='MiB'>16</memory>"
             f"<os><type arch='x86_64' machine='pc'>hvm</type>{os}</os><features><acpi/></features>{more}"
@@ -226,7 +229,9 @@ def account() -> Account:
 
 
 def run(*argv: str) -> str:
-    return subprocess.run(argv, check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL, env={**os.environ, "LC_ALL": "C"}).stdout
+    return subprocess.run(
+        argv, check=True, capture_output=True, text=True, stdin=subprocess.DEVNULL, env={**os.environ, "LC_ALL": "C"}
+    ).stdout
 
 
 def wait(true: Callable[[], bool], seconds: float, what: str) -> None:

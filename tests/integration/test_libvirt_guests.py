@@ -80,7 +80,11 @@ def test_check_real_check_real_and_back_again(world: World) -> None:
 
     assert world.start(former, check=True)["changed"] is True
     back = world.start(former)
-    assert (back["evidence"]["verdict"], back["result"]["started"], back["result"]["released"]) == ("yes", ["cr-auto", "cr-obeys"], ["cr-auto"])
+    assert (back["evidence"]["verdict"], back["result"]["started"], back["result"]["released"]) == (
+        "yes",
+        ["cr-auto", "cr-obeys"],
+        ["cr-auto"],
+    )
     assert (world.state("cr-obeys")[0], world.state("cr-down")[0]) == (1, 5)
     assert world.domain("cr-auto", lambda one: one.autostart()) == 1
     assert world.start(former, check=True)["changed"] is False
@@ -280,7 +284,7 @@ def test_the_answer_is_lost_after_the_request_was_accepted(world: World, monkeyp
             def __init__(self, real: Any) -> None:
                 self.real = real
 
-            def shutdownFlags(self, flags: int) -> None:  # noqa: N802 - libvirt's name
+            def shutdownFlags(self, flags: int) -> None:
                 presses.append(flags)
                 self.real.shutdownFlags(flags)
                 world.restart(signal.SIGKILL)
