@@ -139,6 +139,12 @@ def stop(backend: Hypervisor, account: Account, order: Order, memory: Memory, ch
     backend.recall(former)
     after = backend.observe()
     account.after = _records(after)
+    # How a guest ended that exists only while it runs, nobody can read later.
+    ended = {one.name: one.record["reason"] for one in after if one.power == "off" and one.record.get("persistent") is False}
+    if ended:
+        for name, reason in ended.items():
+            former[name]["ended"] = reason
+        memory.note({"kind": "found", "former": former})
     result = _stopped(backend, before, after, courses, former)
     if order.force_after is not None:
         result["force_allowed_by"] = order.allowed_by

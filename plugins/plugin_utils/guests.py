@@ -374,7 +374,7 @@ def endings(backend: Backend, courses: Mapping[str, Course], after: Iterable[Gue
         elif course.phase == "kept":
             result[name] = Ending(NOT_ASKED, "unknown", "something that still runs stands on it")
         elif seen.power != "off":
-            detail = "" if course.phase == "late" else f"it was off and is {seen.power} again: something starts it"
+            detail = "" if course.phase == "late" else (seen.refusal or f"it was off and is {seen.power} again: something starts it")
             result[name] = Ending(STILL_ON, "unknown", detail)
         else:
             result[name] = backend.ending(course.guest, seen, asked=course.asked_at is not None, forced=course.forced)

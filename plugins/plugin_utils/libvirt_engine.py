@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, TypeVar
@@ -39,6 +40,8 @@ AFFECT_LIVE, AFFECT_CONFIG = 1, 2
 LIFECYCLE_TYPES = {"on_poweroff": 0, "on_crash": 2}
 LIFECYCLE_ACTIONS = {"destroy": 0, "restart": 1, "rename-restart": 2, "preserve": 3, "coredump-destroy": 4, "coredump-restart": 5}
 STATS_STATE = 1
+LOGS = "/var/log/libvirt/qemu"
+ENDED = re.compile(r"shutting down, reason=(\w+)")
 SNAPSHOT_DISK_ONLY, SNAPSHOT_ATOMIC = 16, 128
 KEEPALIVE = (10, 6)
 
@@ -206,8 +209,8 @@ class Engine:
         endings = libvirt_facts.endings_of(kept)
         former: dict[str, Any] = {"autostart": autostart, "persistent": persistent, **endings}
         recalled = self._former.get(name) or {}
-        if recalled.get("id") == key and recalled.get("kept"):
-            former["kept"] = recalled["kept"]
+        if recalled.get("id") == key and not persistent:
+            former.update({word: recalled[word] for word in ("kept", "ended") if recalled.get(word)})
         return Guest(
             key=key,
             name=name,
@@ -242,21 +245,34 @@ class Engine:
         return ""
 
     def _ended(self, name: str, former: Mapping[str, Any]) -> Guest:
-        """A guest that existed only while it ran: that it is off is proven by libvirt not knowing it any more."""
+        """A guest that existed only while it ran: that it is off is proven by libvirt not knowing it any more, and by how that came.
+
+        Without a word about its end it may have been moved to another host, where it runs."""
         key = str(former["id"])
         try:
             self._connection.lookupByUUIDString(key)
         except libvirt.libvirtError as exc:
             if exc.get_error_code() != NO_DOMAIN:
                 raise
-        events = self.listener.seen.get(key, [])
-        stopped = [one for one in events if one.startswith("stopped: ")]
+        stopped = [one.partition(": ")[2] for one in self.listener.seen.get(key, []) if one.startswith("stopped: ")]
+        reason = stopped[-1] if stopped else str(former.get("ended") or self._logged(name) or "unknown")
+        refusal = {
+            "migrated": "it was moved to another host and is gone from here; find out where it runs, mend the inventory and survey again",
+            "unknown": "it existed only while it ran, is gone, and nothing here says whether it ended or was moved to another host; see that it "
+            "runs nowhere, and define and start it here again or take it out of the plan",
+        }.get(reason, "")
         record = {
             "id": key, "state": "gone (libvirt knows no such guest any more)", "persistent": False, "autostart": False, "managed_save": False,
-            "reason": stopped[-1].partition(": ")[2] if stopped else "unknown", "life": "", "agent": "none", "coming_down": False, "disks": [],
+            "reason": reason, "life": "", "agent": "none", "coming_down": False, "disks": [],
             "former": {name: value for name, value in former.items() if name not in ("id", "power")},
         }  # fmt: skip
-        return Guest(key=key, name=name, power="off", record=record)
+        return Guest(key=key, name=name, power="unknown" if refusal else "off", refusal=refusal, record=record)
+
+    def _logged(self, name: str) -> str:
+        """How QEMU's own log on the host says that the guest ended last; empty if it does not."""
+        text = self._read(f"{LOGS}/{name}.log").decode("utf-8", "replace") if self._read and "/" not in name else ""
+        found = ENDED.findall(text[text.rfind("starting up libvirt version") :])
+        return str(found[-1]) if found else ""
 
     def powers(self) -> dict[str, str]:
         with self._errors(self.what):

@@ -25,7 +25,7 @@ from tests.unit import builders
 
 TOP = Path(__file__).parents[2]
 SET = "guest:crm"
-HOSTS = ("kvm1", "gatevault", "gatestation")
+HOSTS = ("kvm1", "gatevault", "station1")
 Result = dict[str, Any]
 
 
@@ -51,6 +51,7 @@ class Flow:
             "identity": {"guests": names, "ids": {name: shown[name]["id"] for name in names}, "hypervisor": hypervisor},
         }
         items = [builders.host("kvm1", "only"), guests, builders.medium("kvm", "kvm1", "only")]
+        items[0]["identity"] = {"hostname": "kvm1", "machine_id": Path("/etc/machine-id").read_text().strip()}
         data = builders.plan_data(waves=["only"], vaults={"gatevault": {"root": str(folder / "vault")}}, items=items)
         self.estate: Estate = builders.make_estate(folder / "estate", builders.make_keys(folder / "keys"), data)
         common = {

@@ -155,12 +155,14 @@ def test_a_transient_guest_takes_its_definition_with_it_so_that_is_kept_first(wo
     assert world.stop("transient", former=former)["changed"] is False
     with pytest.raises(Refusal, match="transient is in the plan and not there"):
         world.stop("transient")
+    with pytest.raises(Refusal, match="nothing here says whether it ended or was moved to another host"):
+        world.stop("transient", former={"transient": {**former["transient"], "ended": ""}})
+    with pytest.raises(Refusal, match="it was moved to another host"):
+        world.stop("transient", former={"transient": {**former["transient"], "ended": "migrated"}})
     saved = world.save("transient", former=former)
     assert saved["evidence"]["verdict"] == "yes"
     assert world.start(former)["evidence"]["verdict"] == "yes"
     assert world.state("transient")[0] == 1
-    Path(former["transient"]["kept"]["path"]).write_text("<domain/>")
-    world.stop("transient", former=former)
 
 
 def test_a_kept_definition_that_was_altered_starts_nothing(world: World) -> None:

@@ -190,6 +190,24 @@ def test_what_earlier_runs_noted_is_taken_until_it_was_put_back() -> None:
     assert remembered([*book, entry(3, kind="outcome", back=True, status="done")], "guest:t") == ({}, {})
 
 
+LOG = "{0}: starting up libvirt version: 9.0.0\n{0}: shutting down, reason={1}\n"
+
+
+@pytest.mark.parametrize(
+    ("log", "power"),
+    [
+        (LOG.format("2026", "shutdown"), "off"),
+        (LOG.format("2026", "migrated"), "unknown"),
+        (LOG.format("2026", "shutdown") + "2027: starting up libvirt version: 9.0.0\n", "unknown"),
+        ("", "unknown"),
+    ],
+)
+def test_a_transient_guest_that_is_gone_is_off_only_where_something_says_that_it_ended(log: str, power: str) -> None:
+    with Engine(lambda: libvirt.open("test:///default"), ["vm"], read=lambda _path: log.encode()) as engine:
+        engine.recall({"vm": {"id": "6695eb01-f6a4-8304-79aa-97f2502e193e", "persistent": False, "power": "on"}})
+        assert engine.observe()[0].power == ("unknown" if power == "unknown" else "off")
+
+
 # --- libvirt's test driver: good for the logic, not for ways of asking ---
 
 
