@@ -22,10 +22,6 @@ description:
     copies every file of each disk's chain, with digests.
   - O(state=started) starts exactly those that ran, and puts back what brought them back.
 options:
-  item:
-    description: Identity of the plan's item.
-    type: str
-    required: true
   state:
     description: What the set is to be.
     type: str
@@ -96,16 +92,6 @@ options:
       - Files and block devices only; a disk on the network is refused by name.
     type: bool
     default: false
-  receipt:
-    description: Set by the collection's action plugin.
-    type: dict
-attributes:
-  check_mode:
-    description: Takes the same decision without acting.
-    support: full
-  diff_mode:
-    description: Returns before and after in the evidence instead.
-    support: none
 requirements:
   - Python package C(libvirt-python) on the control node, version 9 or later
   - Python 3 on the host
@@ -119,6 +105,8 @@ notes:
 seealso:
   - module: sunset.crm.docker_guests
   - module: sunset.crm.host_power
+extends_documentation_fragment:
+  - sunset.crm.recorded
 author:
   - sunset.crm contributors
 """
