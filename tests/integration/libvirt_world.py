@@ -25,6 +25,7 @@ import libvirt
 
 from ansible_collections.sunset.crm.plugins.plugin_utils import guest_verbs, libvirt_save, libvirt_way, relay
 from ansible_collections.sunset.crm.plugins.plugin_utils.account import Account
+from tests.integration import linux_guest
 
 # Real mode; the power management registers lie where SeaBIOS puts them (0x600). out 0x602: enable the power button's status bit.
 _ENABLE = bytes.fromhex("ba0206 b80001 ef")
@@ -140,7 +141,8 @@ class World:
 
     def define(
         self, name: str, code: bytes = OBEYS, form: str = "raw", *, start: bool = True, transient: bool = False, more: str = "",
-        devices: str = "", disks: str = "", autostart: bool = False, os: str = "", xmlns: str = "",
+        devices: str = "", disks: str = "", autostart: bool = False, os: str = "", memory: int = 16,
+        wait_for: float = 60,
     ) -> str:  # fmt: skip
         """A guest; its uuid. It is waited for until its own code runs."""
         key = str(uuid.uuid4())
@@ -150,7 +152,7 @@ class World:
             or f"<disk type='file'><driver name='qemu' type='{form}'/><source file='{self.disk(key, code, form)}'/><target dev='hda' bus='ide'/></disk>"
         )
         xml = (
-            f"<domain type='qemu' {xmlns}><name>{name}</name><uuid>{key}</uuid><memory unit='MiB'>16</memory>"
+            f"<domain type='qemu'><name>{name}</name><uuid>{key}</uuid><memory unit='MiB'>{memory}</memory>"
             f"<os><type arch='x86_64' machine='pc'>hvm</type>{os}</os><features><acpi/></features>{more}"
             f"<devices><emulator>/usr/bin/qemu-system-x86_64</emulator>{disk}<serial type='file'><source path='{said}'/></serial>"
             f"<memballoon model='none'/><controller type='usb' model='none'/>{devices}</devices></domain>"
@@ -164,12 +166,21 @@ class World:
                 if start:
                     domain.create()
         if start or transient:
-            self.running(key)
+            self.running(key, wait_for)
         return key
 
-    def running(self, key: str) -> None:
+    def linux(self, name: str, mode: str) -> str:
+        """A guest with Linux and a guest agent (linux_guest)."""
+        kernel, initrd = linux_guest.files()
+        os = f"<kernel>{kernel}</kernel><initrd>{initrd}</initrd><cmdline>quiet no_timer_check mitigations=off {mode}</cmdline>"
+        channel = "<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>"
+        key = self.define(name, devices=channel, os=os, memory=96, wait_for=180)
+        wait(lambda: "state='connected'" in self.domain(name, lambda one: one.XMLDesc(0)), 30, "its agent is there")
+        return key
+
+    def running(self, key: str, seconds: float = 60) -> None:
         said = self.folder / f"{key}.said"
-        wait(lambda: said.exists() and b"*" in said.read_bytes(), 60, "the guest's own code runs")
+        wait(lambda: said.exists() and b"*" in said.read_bytes(), seconds, "the guest's own code runs")
 
     def state(self, name: str) -> tuple[int, int]:
         with self.admin() as connection:

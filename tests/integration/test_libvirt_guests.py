@@ -252,6 +252,20 @@ def test_what_is_there_and_not_planned_shows_in_the_survey(world: World) -> None
         assert engine.everything()["stranger"]["detail"] == "shut off"
 
 
+def test_a_linux_that_obeys_its_agent_is_asked_by_it(world: World) -> None:
+    world.linux("agent", "agent")
+    done = world.stop("agent", timeout=120)
+    assert (done["evidence"]["verdict"], ends(done)["agent"]) == ("yes", (guests.BY_ITSELF, "yes")), done.get("msg")
+    assert [action.get("by") for action in done["evidence"]["actions"] if action["did"] == "asked"] == ["agent"]
+
+
+def test_a_linux_whose_agent_does_nothing_is_asked_by_the_power_button_next(world: World) -> None:
+    world.linux("deaf", "deaf")
+    done = world.stop("deaf", timeout=30)
+    assert (done["evidence"]["verdict"], ends(done)["deaf"]) == ("yes", (guests.BY_ITSELF, "yes")), done.get("msg")
+    assert [action.get("by") for action in done["evidence"]["actions"] if action["did"] == "asked"] == ["agent", "ACPI"]
+
+
 # --- faults
 
 
