@@ -12,6 +12,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
+import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any, TypeVar
@@ -76,6 +77,9 @@ class Engine:
         self._staging, self._put, self._read, self._cib = staging, put, read, cib
         self._former: dict[str, Mapping[str, Any]] = {}
         self._asked_agent: set[str] = set()
+        self._pressed: set[str] = set()
+        # Guests whose agent did not take the request -> libvirt's error.
+        self._fallen: dict[str, int] = {}
         self._lives: dict[str, str] = {}
         self.listener = libvirt_events.Listener()
         self.reopened = 0
@@ -378,32 +382,45 @@ class Engine:
 
     def ask(self, guest: Guest) -> str | None:
         """By its agent if one answers, else by the power button; asked again, by the button."""
-        ways = []
+        self._lives[guest.key] = self.life(guest)
         if guest.record["agent"] == "connected" and guest.key not in self._asked_agent:
             self._asked_agent.add(guest.key)
-            ways.append((AGENT, BY_AGENT))
-        ways.append((ACPI, "ACPI"))
-        failed = ""
-        self._lives[guest.key] = self.life(guest)
-        for flag, way in ways:
-            try:
-                self._domain(guest).shutdownFlags(flag)
-            except libvirt.libvirtError as exc:
-                code = exc.get_error_code()
-                if self._lost():
-                    # It may have been accepted. Nothing is sent again before the guest had its time.
-                    self._asking(lambda c: c.getLibVersion())
-                    return LOST
-                if code in (NO_DOMAIN, OPERATION_INVALID):
-                    return None  # it ended in the very moment: the next reading shows that, or shows it running
-                if way == BY_AGENT:
-                    failed = f" (the agent did not take it, error {code})"
-                    continue
-                if code == INVALID_ARG:
-                    return self._ask_somehow(guest)
-                raise Refusal(f"{guest.name}: libvirt answered: {exc} (error {code})") from exc
-            return way + failed
-        return None
+            # libvirt answers only when the guest has ended, or a minute later: the others do not wait for that.
+            threading.Thread(target=self._ask_agent, args=(guest,), daemon=True).start()
+            return BY_AGENT
+        if guest.key in self._fallen:
+            return "ACPI, when its agent did not take the request"
+        return self._press(guest)
+
+    def _ask_agent(self, guest: Guest) -> None:
+        connection = self._connection
+        try:
+            connection.lookupByUUIDString(guest.key).shutdownFlags(AGENT)
+        except libvirt.libvirtError as exc:
+            if exc.get_error_code() in (NO_DOMAIN, OPERATION_INVALID) or guest.key in self._pressed:
+                return
+            # A connection that was closed meanwhile refuses all of this.
+            with contextlib.suppress(libvirt.libvirtError):
+                if connection.isAlive():
+                    self._fallen[guest.key] = exc.get_error_code()
+                    connection.lookupByUUIDString(guest.key).shutdownFlags(ACPI)
+
+    def _press(self, guest: Guest) -> str | None:
+        self._pressed.add(guest.key)
+        try:
+            self._domain(guest).shutdownFlags(ACPI)
+        except libvirt.libvirtError as exc:
+            code = exc.get_error_code()
+            if self._lost():
+                # It may have been accepted. Nothing is sent again before the guest had its time.
+                self._asking(lambda c: c.getLibVersion())
+                return LOST
+            if code in (NO_DOMAIN, OPERATION_INVALID):
+                return None  # it ended in the very moment: the next reading shows that, or shows it running
+            if code == INVALID_ARG:
+                return self._ask_somehow(guest)
+            raise Refusal(f"{guest.name}: libvirt answered: {exc} (error {code})") from exc
+        return "ACPI"
 
     def _ask_somehow(self, guest: Guest) -> str:
         """A driver that knows no ways: it asks in its own."""
@@ -422,7 +439,11 @@ class Engine:
                 self._domain(guest).destroy()
 
     def ending(self, before: Guest, after: Guest, asked: bool, forced: bool) -> Ending:
-        return libvirt_facts.ending_of(before, after, asked, forced, self.listener.seen.get(before.key, []))
+        ending = libvirt_facts.ending_of(before, after, asked, forced, self.listener.seen.get(before.key, []))
+        if before.key in self._fallen:
+            why = f"{ending.detail}; its agent did not take the request (error {self._fallen[before.key]}), so the power button was pressed"
+            return Ending(ending.how, ending.graceful, why)
+        return ending
 
     def release(self, guest: Guest, former: Mapping[str, Any]) -> None:
         if not former.get("persistent", True):
