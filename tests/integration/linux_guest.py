@@ -15,13 +15,13 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-MODULES = ("virtio", "virtio_ring", "virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_pci", "virtio_console", "button", "evdev")
+MODULES = ("virtio_ring", "virtio", "virtio_pci_legacy_dev", "virtio_pci_modern_dev", "virtio_pci", "virtio_console", "button", "evdev")
 INIT = """#!/bin/sh
 export PATH=/bin
 mount -t proc proc /proc
 mount -t sysfs sys /sys
 mount -t devtmpfs dev /dev
-for module in MODULES; do insmod /m/$module.ko; done
+for module in MODULES; do insmod /m/$module.ko 2>/dev/ttyS0; done
 agent() {
     while :; do
         # The port comes a moment after its driver.
@@ -42,7 +42,7 @@ agent &
 echo "* $(echo /dev/vport* /dev/input/*)" >/dev/ttyS0
 while :; do sleep 1000; done
 """.replace("MODULES", " ".join(MODULES))
-VERSION = "2"
+VERSION = "4"
 
 
 def files() -> tuple[Path, Path]:
