@@ -263,7 +263,10 @@ def test_a_linux_whose_agent_does_nothing_is_asked_by_the_power_button_next(worl
     world.linux("deaf", "deaf")
     done = world.stop("deaf", timeout=30)
     assert (done["evidence"]["verdict"], ends(done)["deaf"]) == ("yes", (guests.BY_ITSELF, "yes")), done.get("msg")
-    assert [action.get("by") for action in done["evidence"]["actions"] if action["did"] == "asked"] == ["agent", "ACPI"]
+    # Either libvirt says that the agent did not take it, or its time is up: the evidence has the one or the other.
+    asked = [action.get("by") for action in done["evidence"]["actions"] if action["did"] == "asked"]
+    assert asked[0] == "agent"
+    assert asked[1:] == ["ACPI"] or "so the power button was pressed" in done["result"]["guests"]["deaf"]["detail"]
 
 
 # --- faults
