@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from ansible_collections.sunset.crm.plugins.plugin_utils import guest_reading
 from ansible_collections.sunset.crm.plugins.plugin_utils.account import Account
 from ansible_collections.sunset.crm.plugins.plugin_utils.estate import Estate
 from ansible_collections.sunset.crm.plugins.plugin_utils.recording import RecordedAction, plain
@@ -32,10 +33,20 @@ class ActionModule(RecordedAction):
                 f"what answers for {host} is the machine {machine}, the plan has {expected}; find out which one it is", {}
             )
         known = {found["id"] for found in plan.data.get("findings", []) if found["host"] == host}
-        found = plain(seen["survey"]["findings"])
+        # A hypervisor is asked itself, not the ledger: what runs there, and what came since.
+        guests, more = guest_reading.read(self._connection, [one for one in args["items"] if one["kind"] == "guest"])
+        found = [*plain(seen["survey"]["findings"]), *more]
         new = sorted(one["id"] for one in found if one["id"] not in known)
         account.after = {"machine_id": machine, "findings": sorted(one["id"] for one in found)}
         result = {"new": new, "machine_id": machine}
+        running = [f"{name} ({detail})" for one in guests.values() for name, detail in one["running"].items()]
+        if running and not check:
+            return account.failed(
+                f"{', '.join(sorted(running))} still runs, says the hypervisor {host}"
+                + (f", and it has something new: {', '.join(new)}" if new else "")
+                + ". Stop the set of guests (playbooks/shutdown.yml); plan what is new or have it classified, survey again, have the plan approved.",
+                result,
+            )
         if new:
             return account.failed(
                 f"{host} has something that was not there when the plan was approved: {', '.join(new)}. Plan it or have it classified "

@@ -59,7 +59,7 @@ class GuestsAction(RecordedAction):
         """The hypervisor (C(guest_verbs.Hypervisor)), for the time of one call. Its rights are checked before it is handed out."""
         raise NotImplementedError
 
-    def save(self, hypervisor: Any, account: Account, options: dict[str, Any], check: bool) -> dict[str, Any]:
+    def save(self, hypervisor: Any, account: Account, options: dict[str, Any], former: dict[str, Any], check: bool) -> dict[str, Any]:
         """Put away what the guests are: artefacts in the staging place, with digests."""
         raise NotImplementedError
 
@@ -79,7 +79,7 @@ class GuestsAction(RecordedAction):
             if options["state"] == "started":
                 return guest_verbs.start(hypervisor, account, former, options["timeout"], check)
             if options["state"] == "saved":
-                return self.save(hypervisor, account, options, check)
+                return self.save(hypervisor, account, options, former, check)
             order = guest_verbs.Order(
                 options["guests"],
                 options["hosts"],
@@ -87,5 +87,6 @@ class GuestsAction(RecordedAction):
                 options["timeout"],
                 options["force_after"],
                 options["force_allowed_by"] or "",
+                options["identity"],
             )
             return guest_verbs.stop(hypervisor, account, order, guest_verbs.Memory(former, asked, note), check)

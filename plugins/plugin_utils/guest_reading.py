@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ansible_collections.sunset.crm.plugins.plugin_utils import guest_sets
+from ansible_collections.sunset.crm.plugins.plugin_utils import guest_sets, libvirt_way
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
 
 Declared = dict[str, Any]
 # What a hypervisor showed: name of each guest -> {id, uuid (where it has one), power, detail}; and who the hypervisor is.
 Shown = tuple[dict[str, dict[str, Any]], dict[str, Any]]
 # Backend -> its reader: the connection of the host, one declaration -> everything that the hypervisor has. Raises Refusal.
-READERS: dict[str, Callable[[Any, Declared], Shown]] = {}
+READERS: dict[str, Callable[[Any, Declared], Shown]] = {"libvirt": libvirt_way.look}
 
 
 def expected(declared: Declared, guests: Mapping[str, Mapping[str, Any]], hypervisor: Mapping[str, Any]) -> dict[str, Any]:
@@ -30,7 +30,8 @@ def expected(declared: Declared, guests: Mapping[str, Mapping[str, Any]], hyperv
         "uuids": {name: one["uuid"] for name, one in mine.items() if one.get("uuid")},
         "hypervisor": dict(hypervisor),
     }
-    return {"found": "no" if detail else "yes", "identity": identity, "media": [], "detail": detail}
+    running = {name: str(one.get("detail")) for name, one in mine.items() if one.get("power") != "off"}
+    return {"found": "no" if detail else "yes", "identity": identity, "media": [], "detail": detail, "running": running}
 
 
 def strangers(guests: Mapping[str, Mapping[str, Any]], sets: list[Declared]) -> list[dict[str, Any]]:

@@ -26,6 +26,9 @@ class Hypervisor(guests.Backend, Protocol):
     def tools(self) -> dict[str, str]:
         """Versions of everything on the way."""
 
+    def host(self) -> dict[str, Any]:
+        """Who the hypervisor is, in the form in which the survey wrote it into the plan."""
+
     def recall(self, former: Mapping[str, Mapping[str, Any]]) -> None:
         """What an earlier call knew of guests that may be gone by now (they exist only while they run)."""
 
@@ -49,6 +52,8 @@ class Order:
     timeout: float = 300
     force_after: float | None = None
     allowed_by: str = ""
+    # Who they and their hypervisor were when the plan was made.
+    identity: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -75,6 +80,22 @@ def check_hosts(seen: Iterable[guests.Guest], hosts: Mapping[str, str]) -> None:
         )
 
 
+def check_identity(seen: Iterable[guests.Guest], identity: Mapping[str, Any], hypervisor: Mapping[str, Any]) -> None:
+    """Another guest under the same name, or another hypervisor at the same address, is not the plan's."""
+    ids = identity.get("ids") or {}
+    other = [
+        f"{guest.name} is {guest.key}, the plan has {ids[guest.name]}" for guest in seen if ids.get(guest.name) not in (None, guest.key)
+    ]
+    told = identity.get("hypervisor") or {}
+    other += [
+        f"the hypervisor's {key} is {hypervisor.get(key)}, the plan has {value}"
+        for key, value in told.items()
+        if hypervisor.get(key) != value
+    ]
+    if other:
+        raise Refusal(f"{'; '.join(other)}. Nothing was changed. Find out which it is; survey again if it was moved on purpose.")
+
+
 def coming_down(backend: Hypervisor, seen: Iterable[guests.Guest], memory: Memory) -> set[str]:
     """Guests that are on their way down already: they say so, or an earlier run has asked this very life of theirs."""
     found = set()
@@ -91,6 +112,7 @@ def stop(backend: Hypervisor, account: Account, order: Order, memory: Memory, ch
     backend.recall(memory.former)
     before = backend.observe()
     guests.check_set(order.guests, before, backend.what)
+    check_identity(before, order.identity, backend.host())
     account.before, account.tools = _records(before), backend.tools()
     if not check:
         check_hosts(before, order.hosts)
@@ -117,6 +139,12 @@ def stop(backend: Hypervisor, account: Account, order: Order, memory: Memory, ch
     backend.recall(former)
     after = backend.observe()
     account.after = _records(after)
+    # How a guest ended that exists only while it runs, nobody can read later.
+    ended = {one.name: one.record["reason"] for one in after if one.power == "off" and one.record.get("persistent") is False}
+    if ended:
+        for name, reason in ended.items():
+            former[name]["ended"] = reason
+        memory.note({"kind": "found", "former": former})
     result = _stopped(backend, before, after, courses, former)
     if order.force_after is not None:
         result["force_allowed_by"] = order.allowed_by

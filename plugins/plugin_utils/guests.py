@@ -29,6 +29,8 @@ BY_ITSELF, BY_FORCE, ALREADY_OFF, UNKNOWN, STILL_ON, NOT_ASKED = (
 POLL_SHORTEST, POLL_LONGEST = 0.1, 1.0
 # The share of its time after which a guest that was asked one way is asked the next.
 NEXT_WAY = 0.5
+AGENT, LOST = "agent", "the answer was lost"
+UNSURE = (AGENT, LOST)
 
 
 @dataclass(frozen=True)
@@ -342,8 +344,8 @@ def bring_down(
                 course.phase, course.again_at = "asked", None
                 course.asked_at = clock.now() if course.asked_at is None else course.asked_at
                 way = backend.ask(course.guest)
-                if way == "agent":
-                    # An agent that took the request and does not carry it out: the power button is left.
+                if way in UNSURE:
+                    # An agent may take a request and not carry it out; a lost answer leaves open whether it was taken.
                     course.again_at = clock.now() + timeout * NEXT_WAY
                 record(did="asked", guest=name, **({"by": way} if way else {}))
             elif verb == "force":
@@ -372,7 +374,7 @@ def endings(backend: Backend, courses: Mapping[str, Course], after: Iterable[Gue
         elif course.phase == "kept":
             result[name] = Ending(NOT_ASKED, "unknown", "something that still runs stands on it")
         elif seen.power != "off":
-            detail = "" if course.phase == "late" else f"it was off and is {seen.power} again: something starts it"
+            detail = "" if course.phase == "late" else (seen.refusal or f"it was off and is {seen.power} again: something starts it")
             result[name] = Ending(STILL_ON, "unknown", detail)
         else:
             result[name] = backend.ending(course.guest, seen, asked=course.asked_at is not None, forced=course.forced)
