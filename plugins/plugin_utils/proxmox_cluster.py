@@ -72,11 +72,14 @@ class Cluster:
         keep_off: bool = True,
         lock_wait: float = 600.0,
         clock: Clock | None = None,
+        known_as: str = "",
+        ids: Mapping[str, str] | None = None,
     ) -> None:
         self.api = api
         self.expected = [str(name) for name in expected]
         self._timeout, self._force_after = timeout, force_after
         self._keep_off, self._lock_wait = keep_off, lock_wait
+        self._known_as, self._ids = known_as, dict(ids or {})
         self.clock = clock or Clock()
         self._pool = ThreadPoolExecutor(WORKERS, thread_name_prefix="proxmox")
         self._places: dict[str, Place] = {}
@@ -86,6 +89,9 @@ class Cluster:
         self._aside: set[str] = set()
         self._lists: dict[str, tuple[Future[Any] | None, float, float]] = {}
         self._woken: set[str] = set()
+        self._polled = False
+        self._told: set[str] = set()
+        self.tell: Callable[[str], None] = lambda _text: None
         said = api.get("version")
         self.running = str(said.get("version") or "?")
         self.version = version_of(self.running)
@@ -101,11 +107,39 @@ class Cluster:
     def __exit__(self, *_exc: object) -> None:
         self.close()
 
+    @property
+    def what(self) -> str:
+        return f"guests of {self.name}"
+
     def tools(self) -> dict[str, str]:
         return {"proxmox ve": self.running, "proxmox api": self.api.host}
 
-    def log(self, _text: str) -> None:
-        """Replaced by whoever wants to know."""
+    def _tell(self, text: str) -> None:
+        if text not in self._told:
+            self._told.add(text)
+            self.tell(text)
+
+    def each(self, call: Callable[[Guest], Any], found: Iterable[Guest], by_node: bool = False) -> dict[str, Any]:
+        """The result of a call for each guest by name; together, or one after another on each node."""
+        groups: dict[str, list[Guest]] = {}
+        for one in found:
+            groups.setdefault(one.record["node"] if by_node else one.name, []).append(one)
+
+        def work(those: list[Guest]) -> dict[str, Any]:
+            return {one.name: call(one) for one in those}
+
+        done: dict[str, Any] = {}
+        for part in self._pool.map(work, groups.values()):
+            done.update(part)
+        return done
+
+    def place(self, guest: Guest) -> Place:
+        return self._places[guest.key]
+
+    def look_again(self, guest: Guest) -> Place:
+        """Where a guest is now."""
+        self._places[guest.key] = self._moved(self._places[guest.key]) or self._places[guest.key]
+        return self._places[guest.key]
 
     # --- reading
 
@@ -118,32 +152,38 @@ class Cluster:
         cluster = next((row for row in rows if row.get("type") == "cluster"), None)
         self.nodes = [row for row in rows if row.get("type") == "node"]
         self.name = str(cluster["name"]) if cluster else str(self.nodes[0]["name"] if self.nodes else "")
+        if self._known_as and self._known_as != self.name:
+            raise Refusal(
+                f"what answers at {self.api.host} is the cluster {self.name}, the plan has {self._known_as}. Another one has its address; "
+                "nothing was changed."
+            )
         self.quorate = cluster is None or bool(int(cluster.get("quorate") or 0))
         return self.find()
 
     def find(self) -> dict[int, Place]:
         return seeing.places(self.api.get("cluster", "resources", type="vm"))
 
-    def prepare(self, verb: str, storage: str = "") -> list[Guest]:
+    def prepare(self, verbs: Sequence[str], storage: str = "") -> list[Guest]:
         """Rights, quorum, then the set as it is. Refuses before anything is touched."""
         there = self.survey()
-        chosen = seeing.chosen(self.expected, there)
-        rights.check(self._tree, rights.needs(verb, [place.vmid for place in chosen.values()], storage=storage), self.api.user)
+        vmids = [place.vmid for place in seeing.chosen(self.expected, there).values()]
+        wanted = [need for verb in verbs for need in rights.needs(verb, vmids, storage=storage if verb == "backup" else "")]
+        rights.check(self._tree, dict.fromkeys(wanted), self.api.user)
         if not self.quorate:
             raise Refusal(
                 f"the cluster {self.name} has no quorum: its configuration is read-only, and what it says of its guests may be old. "
                 "Nothing was changed. Bring enough nodes back, then run the same command again."
             )
         found = self.observe(there)
-        if verb in ("stopped", "started"):
-            managed = (
-                any(one.record["ha"] not in ("", "ignored") for one in found)
-                or verb == "started"
-                and any(one.record["ha"] for one in found)
-            )
-            config = self._keep_off and any(one.record["onboot"] and not one.record["template"] for one in found)
-            wanted = rights.needs(verb, [one.record["vmid"] for one in found if one.record["onboot"]], ha=managed, onboot=config)
-            rights.check(self._tree, wanted, self.api.user)
+        others = [
+            f"{one.name} is {one.key}, the plan has {self._ids[one.name]}" for one in found if self._ids.get(one.name, one.key) != one.key
+        ]
+        if others:
+            raise Refusal(f"other guests have these names or numbers now: {'; '.join(others)}. Nothing was changed. Survey again.")
+        for verb in {"stopped", "started"} & set(verbs):
+            known = [one for one in found if one.record["ha"] and (verb == "started" or one.record["ha"] != "ignored")]
+            config = [one.record["vmid"] for one in found if self._keep_off and one.record["onboot"] and not one.record["template"]]
+            rights.check(self._tree, rights.needs(verb, config, ha=bool(known), onboot=bool(config)), self.api.user)
         return found
 
     def observe(self, there: Mapping[int, Place] | None = None) -> list[Guest]:
@@ -214,7 +254,7 @@ class Cluster:
                     f"still locked after {self._lock_wait:g} s: {said}. Nothing was changed. Wait for these tasks, then run it again."
                 )
             for one in locked:
-                self.log(f"{one.name}: waiting for {owners[one.name] or 'the lock ' + one.record['lock']}")
+                self._tell(f"{one.name}: waiting for {owners[one.name] or 'the owner of the lock ' + one.record['lock']}")
             self.clock.sleep(STALE_PAUSE)
             found = self.observe()
 
@@ -225,6 +265,21 @@ class Cluster:
             upid = tasks.owner(one.record["lock"], one.record["vmid"], lists[one.record["node"]])
             found[one.name] = f"{upid.type} of {upid.user}" if upid else ""
         return found
+
+    def recall(self, former: Mapping[str, Mapping[str, Any]]) -> None:
+        """Nothing: guests of Proxmox are there whether they run or not."""
+
+    def keep(self, guest: Guest) -> dict[str, Any]:
+        """Nothing: what a guest is does not vanish when it ends."""
+        return {}
+
+    def life(self, guest: Guest) -> str:
+        """The process of this run of the guest, on its node."""
+        return f"{guest.record['node']}:{guest.record['pid']}"
+
+    def brief(self, guest: Guest) -> dict[str, Any]:
+        seen = {name: guest.record[name] for name in seeing.BRIEF}
+        return {**seen, "stays_off": seeing.stays_off(guest.record), "noticed": self.said_of(guest.name)}
 
     # --- keeping off
 
@@ -374,6 +429,12 @@ class Cluster:
     def powers(self) -> dict[str, str]:
         self._held()
         now = self.clock.now()
+        if self._polled:
+            for key, one in self._seen.items():
+                if key not in self._ways and one.power != "off":
+                    # Not asked (yet), or asked by an earlier run: its task, if there is one, is followed.
+                    self._follow(one, now)
+        self._polled = True
         for way in self._ways.values():
             self._collect(way, now)
         self._watch_nodes(now)
@@ -385,6 +446,16 @@ class Cluster:
                 elif way.retry_at is None and now >= way.due:
                     way.looking = self._pool.submit(self._look, way.place, way.upid if way.outcome is None else None)
         return {key: self._ways[key].power if key in self._ways else one.power for key, one in self._seen.items()}
+
+    def _follow(self, guest: Guest, now: float) -> None:
+        place = self._places[guest.key]
+
+        def find() -> tasks.Upid | None:
+            running = tasks.running(tasks.of_guest(self.api, place.node, place.vmid))
+            return next((upid for upid in running if upid.type in (*tasks.SHUTDOWN, *tasks.STOP)), None)
+
+        way = self._ways[guest.key] = Way(place, "off", now, guest.power, find)
+        way.request = self._pool.submit(find)
 
     def _watch_nodes(self, now: float) -> None:
         """One list a node says which tasks still run; what is not on it any more is looked at."""

@@ -32,6 +32,7 @@ from ansible_collections.sunset.crm.plugins.plugin_utils.proxmox_tasks import (
 QMP = {"paused": "paused", "suspended": "paused", "prelaunch": "changing", "inmigrate": "changing", "finish-migrate": "changing"}
 HA_STARTS = ("started", "enabled")
 HIBERNATED = "hibernated: its memory lies on disk and its file systems are not clean"
+BRIEF = ("kind", "vmid", "node", "guest_name", "status", "qmpstatus", "lock", "ha", "onboot", "startup", "agent", "template")
 ORDER = re.compile(r"(?:^|,)(?:order=)?(\d+)(?=,|$)")
 
 
@@ -149,6 +150,7 @@ def record(place: Place, current: Mapping[str, Any], config: Mapping[str, Any]) 
         "lock": str(current.get("lock") or ""),
         "template": bool(int(current.get("template") or config.get("template") or 0)),
         "agent": bool(int(current.get("agent") or 0)),
+        "pid": int(current.get("pid") or 0),
         "ha": former["ha"],
         "onboot": former["onboot"],
         "startup": str(config.get("startup") or ""),

@@ -77,6 +77,10 @@ class Outcome:
         return self.word in (OK, WARNINGS)
 
 
+class NoTask(Refusal):
+    """Proxmox answered, and started nothing."""
+
+
 # --- decisions -----------------------------------------------------------------------------------------------------------
 
 
@@ -223,8 +227,6 @@ def begin(
             continue
         upid = parse(answer)
         if upid is None:
-            raise Refusal(
-                f"POST /{'/'.join(str(part) for part in path)}: Proxmox answered {answer!r} and started no task, so nothing was done"
-            )
+            raise NoTask(f"POST /{'/'.join(str(part) for part in path)}: Proxmox answered {answer!r} and started no task: nothing was done")
         return upid
     raise AssertionError("no try was made")
