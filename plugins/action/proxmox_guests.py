@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-from ansible_collections.sunset.crm.plugins.plugin_utils import proxmox_saves, relay
+from ansible_collections.sunset.crm.plugins.plugin_utils import proxmox_copies, proxmox_saves, relay
 from ansible_collections.sunset.crm.plugins.plugin_utils.account import Account
 from ansible_collections.sunset.crm.plugins.plugin_utils.guest_action import GuestsAction
 from ansible_collections.sunset.crm.plugins.plugin_utils.proxmox_api import Api
@@ -62,7 +62,7 @@ class ActionModule(GuestsAction):
             yield cluster
 
     def save(self, hypervisor: Any, account: Account, options: dict[str, Any], check: bool) -> dict[str, Any]:
-        wish = proxmox_saves.Wish(
+        wish = proxmox_copies.Wish(
             options["item"],
             options["guests"],
             options["staging"],
