@@ -224,3 +224,40 @@ def test_a_name_that_proxmox_would_not_take(real: pve_fake.Serving, staging: Pat
         with pytest.raises(Refusal, match="snapshot_name .* Nothing was changed"):
             save(real, ["100"], staging, snapshot=name)
     assert count(real, "snapshot") == 0
+
+
+def test_the_action_stops_saves_and_starts_from_the_ledger_alone(
+    real: pve_fake.Serving, staging: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What Ansible calls: options as the plan fills them, what was there before from what the runs noted."""
+    from types import SimpleNamespace
+
+    from ansible_collections.sunset.crm.plugins.action import proxmox_guests as action
+    from ansible_collections.sunset.crm.plugins.plugin_utils import ledger, relay
+    from ansible_collections.sunset.crm.plugins.plugin_utils.estate import Estate
+
+    vm, ct = two(real)
+    vm.status = vm.qmpstatus = ct.status = "running"
+    vm.config["onboot"] = 1
+    monkeypatch.setattr(relay, "from_connection", lambda _connection: relay.here())
+    variables = {"sunset_estate_dir": str(tmp_path / "estate")}
+    (tmp_path / "estate").mkdir()
+    identity = {"ids": {"100": "qemu/100/8c1d6d1e-0001"}, "hypervisor": {"cluster": "fakecluster"}}
+    common = {"item": "guest:crm", "guests": NAMES, "identity": identity, "staging": str(staging), "api": real.api(), "snapshot": True}
+
+    def call(state: str, check: bool = False, **more: Any) -> dict[str, Any]:
+        one: Any = action.ActionModule.__new__(action.ActionModule)
+        one._task, one._connection = SimpleNamespace(check_mode=check), None
+        one._display = SimpleNamespace(display=lambda _text: None)
+        done: dict[str, Any] = one.perform({**common, "state": state, **more}, variables, check)
+        return done
+
+    assert call("stopped", check=True)["changed"] and vm.status == "running"
+    assert call("stopped", timeout=60)["evidence"]["verdict"] == "yes" and vm.status == ct.status == "stopped"
+    assert call("saved")["evidence"]["verdict"] == "yes" and set(vm.snapshots) == {"sunset-retire"}
+    assert call("saved")["changed"] is False and call("stopped")["changed"] is False
+    assert [entry.record["kind"] for entry in ledger.read(Estate.at(str(tmp_path / "estate")).ledger_file)] == ["found", "asked", "asked"]
+    assert call("started")["result"]["started"] == NAMES and vm.status == "running" and int(vm.config["onboot"]) == 1
+    assert pve_fake.TOKEN_SECRET not in Path(Estate.at(str(tmp_path / "estate")).ledger_file).read_text()
+    with pytest.raises(Refusal, match="password is not known"):
+        call("stopped", api=real.api(password="x"))
