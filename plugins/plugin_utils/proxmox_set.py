@@ -199,8 +199,10 @@ class GuestSet:
                 orphaned[one.name] = 0 if owners[one.name] else orphaned.get(one.name, 0) + 1
             stale = [one for one in locked if orphaned[one.name] >= STALE_LOOKS]
             if stale:
+                tool = {"qemu": "qm", "lxc": "pct"}
                 said = "; ".join(
-                    f"{one.name} ({one.record['lock']}, qm/pct unlock {one.record['vmid']} on {one.record['node']})" for one in stale
+                    f"{one.name} ({one.record['lock']}: {tool[one.record['kind']]} unlock {one.record['vmid']} on {one.record['node']})"
+                    for one in stale
                 )
                 raise Refusal(
                     f"locked, and no running task owns the lock, so it was left behind by one that broke: {said}. Nothing was changed. "

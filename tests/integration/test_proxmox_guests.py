@@ -302,7 +302,7 @@ def test_cv4pve_22_a_stale_lock_is_reported_and_left(both: pve_fake.Serving, mon
     vm = both.pve.add_vm(100, "crm-db", status="running")
     both.pve.snapshot_lock(100, "snapshot-delete")
     with pytest.raises(
-        Refusal, match=r"no running task owns the lock.*100 \(snapshot-delete, qm/pct unlock 100 on pve1\).*Nothing was changed"
+        Refusal, match=r"no running task owns the lock.*100 \(snapshot-delete: qm unlock 100 on pve1\).*Nothing was changed"
     ):
         stop(both, ["100"])
     assert vm.lock == "snapshot-delete" and vm.status == "running"
