@@ -84,3 +84,21 @@ def save(serving: Serving, names: list[str], staging: Path, check: bool = False,
 
 def ends(done: dict[str, Any]) -> dict[str, tuple[str, str]]:
     return {name: (row["how"], row["graceful"]) for name, row in done["result"]["guests"].items()}
+
+
+def asked(serving: Serving, method: str, end: str) -> list[dict[str, Any]]:
+    return [values for made, path, values in serving.pve.seen if made == method and path.endswith(end)]
+
+
+def three(serving: Serving) -> tuple[Any, Any, Any]:
+    """A database, an application under HA, a container; one on each node."""
+    config = {"scsi0": "local-lvm:vm-100-disk-0", "onboot": 1, "startup": "order=1", "smbios1": "uuid=8c1d6d1e-0001"}
+    db = serving.pve.add_vm(100, "crm-db", node="pve2", status="running", config=config)
+    app = serving.pve.add_vm(101, "crm-app", node="pve1", status="running")
+    serving.pve.ha(app, "started")
+    serving.pve.ha_lag = 10
+    web = serving.pve.add_ct(200, "crm-web", node="pve3", status="running", config={"onboot": 1})
+    return db, app, web
+
+
+NAMES = ["100", "crm-app", "crm-web"]
