@@ -61,7 +61,8 @@ class ActionModule(GuestsAction):
                 cluster.settle(found)
             yield cluster
 
-    def save(self, hypervisor: Any, account: Account, options: dict[str, Any], check: bool) -> dict[str, Any]:
+    def save(self, hypervisor: Any, account: Account, options: dict[str, Any], *rest: Any) -> dict[str, Any]:
+        check = bool(rest[-1])  # nothing here depends on what was there before
         wish = proxmox_copies.Wish(
             options["item"],
             options["guests"],

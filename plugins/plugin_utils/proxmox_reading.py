@@ -40,5 +40,4 @@ def read(_connection: Any, declared: dict[str, Any]) -> tuple[dict[str, dict[str
                 uuid = one.key.split("/")[2] if one.key.count("/") == 2 else ""
                 state = "a template" if one.record["template"] else one.power
                 shown[name].update(id=one.key, power=one.power, detail=f"{place.kind} {vmid}, {state}", **({"uuid": uuid} if uuid else {}))
-        nodes = sorted(str(node["name"]) for node in cluster.nodes)
-        return shown, {"cluster": cluster.name, "nodes": nodes}
+        return shown, cluster.host()

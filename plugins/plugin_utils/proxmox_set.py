@@ -65,6 +65,10 @@ class GuestSet:
     def what(self) -> str:
         return f"guests of {self.name}"
 
+    def host(self) -> dict[str, Any]:
+        """Who the cluster is, in the form in which the survey writes it into the plan."""
+        return {"cluster": self.name, "nodes": sorted(str(node["name"]) for node in self.nodes)}
+
     def tools(self) -> dict[str, str]:
         return {"proxmox ve": self.running, "proxmox api": self.api.host}
 
