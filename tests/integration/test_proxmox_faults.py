@@ -129,13 +129,18 @@ def test_a_guest_on_a_silent_node_is_unknown(real: pve_fake.Serving) -> None:
 
 
 def test_a_node_that_falls_silent_on_the_way_is_not_off(real: pve_fake.Serving) -> None:
-    _db, _app, web = three(real)
-    web.shutdown_secs = 30
-    with cluster(real, ["200"], timeout=3) as one:
+    web = real.pve.add_ct(200, "crm-web", node="pve3", status="running")
+    web.shutdown_secs = 10_000
+
+    def silent(**act: Any) -> None:
+        if act["did"] == "asked":
+            real.soon(0.0, real.pve.set_node_offline, "pve3")
+
+    with cluster(real, ["200"], timeout=5) as one:
         found = one.prepare(["stopped"])
-        real.soon(0.3, real.pve.set_node_offline, "pve3")
-        courses = bring_down(one, found, 3, None, lambda **_: None, QUICK)
-        assert courses["200"].phase == "late" and "595" in one.said_of("200")
+        courses = bring_down(one, found, 5, None, silent, QUICK)
+        assert courses["200"].phase == "late", courses
+        assert "595" in one.said_of("200"), one.said_of("200")
 
 
 def test_a_guest_that_migrates_meanwhile_is_looked_up_again(both: pve_fake.Serving) -> None:
