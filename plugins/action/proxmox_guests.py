@@ -1,28 +1,76 @@
 # Copyright: sunset.crm contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""A set of guests on proxmox."""
+"""A set of guests of one Proxmox VE cluster, reached from the control node by its API."""
 
 from __future__ import annotations
 
-from contextlib import AbstractContextManager
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
+from ansible_collections.sunset.crm.plugins.plugin_utils import proxmox_copies, proxmox_saves, relay
+from ansible_collections.sunset.crm.plugins.plugin_utils.account import Account
 from ansible_collections.sunset.crm.plugins.plugin_utils.guest_action import GuestsAction
+from ansible_collections.sunset.crm.plugins.plugin_utils.proxmox_api import Api
+from ansible_collections.sunset.crm.plugins.plugin_utils.proxmox_cluster import Cluster
 
 OWN: dict[str, Any] = {
-    "api": {"type": "dict"},
+    "api": {"type": "dict", "required": True},
+    "keep_off": {"type": "bool", "default": True},
+    "lock_wait": {"type": "float", "default": 600},
     "snapshot": {"type": "bool", "default": False},
+    "snapshot_name": {"type": "str", "default": "sunset-retire"},
     "copy": {"type": "bool", "default": False},
     "storage": {"type": "str"},
+    "copy_timeout": {"type": "float", "default": 6 * 3600},
+    "leave_out": {"type": "list", "elements": "str", "default": []},
 }
 
 
 class ActionModule(GuestsAction):
-    """Not in this version yet."""
+    """stopped, started, saved; one call for the whole set."""
 
     own_spec = OWN
 
     def opened(self, options: dict[str, Any]) -> AbstractContextManager[Any]:
-        raise Refusal("guests on proxmox are not handled in this version yet; nothing was changed")
+        return self._open(options)
+
+    @contextmanager
+    def _open(self, options: dict[str, Any]) -> Iterator[Cluster]:
+        identity = options["identity"]
+        with (
+            Api(options["api"]) as api,
+            Cluster(
+                api,
+                options["guests"],
+                options["timeout"],
+                options["force_after"],
+                options["keep_off"],
+                options["lock_wait"],
+                known_as=str((identity.get("hypervisor") or {}).get("cluster") or ""),
+                ids=identity.get("ids"),
+            ) as cluster,
+        ):
+            cluster.tell = lambda text: self._display.display(f"{options['item']}: {text}")
+            verbs = [options["state"]]
+            if options["state"] == "saved":
+                verbs = [*(["snapshot"] if options["snapshot"] else []), *(["backup"] if options["copy"] else [])] or ["survey"]
+            found = cluster.prepare(verbs, (options["storage"] or "") if options["copy"] else "")
+            if not self._task.check_mode:
+                cluster.settle(found)
+            yield cluster
+
+    def save(self, hypervisor: Any, account: Account, options: dict[str, Any], *rest: Any) -> dict[str, Any]:
+        check = bool(rest[-1])  # nothing here depends on what was there before
+        wish = proxmox_copies.Wish(
+            options["item"],
+            options["guests"],
+            options["staging"],
+            options["snapshot_name"] if options["snapshot"] else "",
+            (options["storage"] or "") if options["copy"] else None,
+            frozenset(options["leave_out"]),
+            options["timeout"],
+            options["copy_timeout"],
+        )
+        return proxmox_saves.save(hypervisor, account, relay.from_connection(self._connection), wish, check)

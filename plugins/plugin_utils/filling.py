@@ -33,12 +33,14 @@ PLANNED = {
     "web_closed": ("unit",),
     "docker_guests": ("socket",),
     "libvirt_guests": ("uri", "snapshot", "copy"),
-    "proxmox_guests": ("api", "snapshot", "copy", "storage"),
+    "proxmox_guests": (
+        "api", "snapshot", "snapshot_name", "copy", "copy_timeout", "storage", "keep_off", "lock_wait", "leave_out",
+    ),
     "vault_access": ("user", "reader_dir"),
     "media_wipe": ("state_directory",),
     # Laid out by plan_build from the product's profile.
     "vault_prove": ("readable", "pairs", "allowed_differences"),
-}
+}  # fmt: skip
 # The kinds of items that each module is a step for.
 KINDS = {
     "scheduler_state": ("application",),

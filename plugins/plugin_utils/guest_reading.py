@@ -8,14 +8,14 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ansible_collections.sunset.crm.plugins.plugin_utils import guest_sets, libvirt_way
+from ansible_collections.sunset.crm.plugins.plugin_utils import guest_sets, libvirt_way, proxmox_reading
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
 
 Declared = dict[str, Any]
 # What a hypervisor showed: name of each guest -> {id, uuid (where it has one), power, detail}; and who the hypervisor is.
 Shown = tuple[dict[str, dict[str, Any]], dict[str, Any]]
 # Backend -> its reader: the connection of the host, one declaration -> everything that the hypervisor has. Raises Refusal.
-READERS: dict[str, Callable[[Any, Declared], Shown]] = {"libvirt": libvirt_way.look}
+READERS: dict[str, Callable[[Any, Declared], Shown]] = {"libvirt": libvirt_way.look, "proxmox": proxmox_reading.read}
 
 
 def expected(declared: Declared, guests: Mapping[str, Mapping[str, Any]], hypervisor: Mapping[str, Any]) -> dict[str, Any]:
@@ -57,7 +57,9 @@ def read(connection: Any, declared: list[Declared]) -> tuple[dict[str, Any], lis
             raise Refusal(f"guest:{item.get('name')}: backend is {item.get('backend')!r}; expected one of {', '.join(sorted(READERS))}")
         homes.setdefault(guest_sets.place({"host": "", "expects": item}), []).append(item)
     for sets in homes.values():
-        guests, hypervisor = READERS[sets[0]["backend"]](connection, sets[0])
+        # What a guest is called may depend on how it is declared, so the reader is told of all of them.
+        named = [name for one in sets for name in one.get("guests") or []]
+        guests, hypervisor = READERS[sets[0]["backend"]](connection, {**sets[0], "guests": named})
         for item in sets:
             seen[f"guest:{item['name']}"] = expected(item, guests, hypervisor)
         if not all(item.get("shared_hypervisor") for item in sets):
