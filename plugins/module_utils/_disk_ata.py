@@ -86,13 +86,13 @@ def identify(raw: bytes) -> Row:
     w = struct.unpack("<256H", raw)
     supported = (w[82], w[83]) if _valid(w[83]) else (None, None)
     enabled = w[85] if _valid(w[87]) else None
-    found = {
+    found: Row = {
         "model": words_text(w, 27, 46),
         "serial": words_text(w, 10, 19),
         "firmware": words_text(w, 23, 26),
         "wwn": _wwn(w),
         "checked": tri(True) if raw[510] == 0xA5 else UNKNOWN,
-    }  # type: Row
+    }
     found["logical"], found["physical"] = _blocks(w)
     found["capacity"] = _sectors(w) * found["logical"] if _sectors(w) else None
     found["rotational"] = NO if w[217] == 1 else (YES if 0x401 <= w[217] <= 0xFFFE else UNKNOWN)
@@ -136,7 +136,7 @@ def _sectors(w: Tuple[int, ...]) -> int:
 
 def _security(w: Tuple[int, ...], supported: Optional[int]) -> Row:
     """Word 128 and word 82 must agree that there is a security feature set; a drive where they do not has told nothing."""
-    found = all_unknown(SECURITY)  # type: Row
+    found: Row = all_unknown(SECURITY)
     found.update(minutes=None, enhanced_minutes=None, master_id=None)
     told = bit(supported, 1)
     word = w[128]
@@ -214,8 +214,8 @@ def dco_identify(raw: bytes, current: Optional[int]) -> Tuple[Optional[int], str
 
 def hidden(features: Row, current: Optional[int], native: Row, maximum: Row, dco: Row) -> Tuple[Row, Row]:
     """({hpa, dco, amac}, reasons). native, maximum, dco: {sectors, why} of what was asked; empty where it was not."""
-    why = {}  # type: Row
-    found = {}  # type: Row
+    why: Row = {}
+    found: Row = {}
     for name, answer in (("hpa", native), ("amac", maximum), ("dco", dco)):
         supported = features.get(name, UNKNOWN)
         if supported == NO:

@@ -260,7 +260,7 @@ def without_block(seen: Any) -> List[Row]:
         if _disk_world.read(base + "/type") not in ("0", "14") or _disk_world.names(base + "/block"):
             continue
         number = _disk_world.read("/sys/class/scsi_generic/%s/dev" % name)
-        block = {field: clean(_disk_world.read("%s/%s" % (base, field))) for field in ("vendor", "model")}  # type: Row
+        block: Row = {field: clean(_disk_world.read("%s/%s" % (base, field))) for field in ("vendor", "model")}
         fact = blank(name)
         path = os.path.realpath(base)
         fact.update(
@@ -318,7 +318,7 @@ def read(ask: bool = True) -> Row:
 
 def groups(facts: List[Row]) -> Dict[str, List[str]]:
     """{subsystem: names}."""
-    found = {}  # type: Dict[str, List[str]]
+    found: Dict[str, List[str]] = {}
     for fact in facts:
         if fact["subsystem"]:
             found.setdefault(fact["subsystem"], []).append(fact["name"])

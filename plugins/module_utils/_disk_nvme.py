@@ -64,7 +64,7 @@ def controller(raw: bytes) -> Row:
 
 
 def sanitize_capabilities(sanicap: int) -> Row:
-    found = {"crypto": bit(sanicap, 0), "block": bit(sanicap, 1), "overwrite": bit(sanicap, 2)}  # type: Row
+    found: Row = {"crypto": bit(sanicap, 0), "block": bit(sanicap, 1), "overwrite": bit(sanicap, 2)}
     found["supported"] = YES if YES in found.values() else NO
     found["no_deallocate_inhibited"] = bit(sanicap, 29)
     return found
@@ -94,7 +94,7 @@ def namespace(raw: bytes) -> Row:
 
 def namespace_list(raw: bytes) -> List[int]:
     """CNS 02h (active) and 10h (allocated): numbers in rising order, ended by zero. Disorder means that it is none."""
-    found = []  # type: List[int]
+    found: List[int] = []
     for (number,) in struct.iter_unpack("<I", raw[:4096]):
         if not number or (found and number <= found[-1]):
             break

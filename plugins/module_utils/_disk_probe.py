@@ -254,7 +254,7 @@ def ata_hidden(fact: Row, device: Any, features: Row) -> None:
     current = fact["sizes"]["capacity"] // logical if fact["sizes"]["capacity"] else None
     native = _maximum(device.ata(0x27), current) if features["hpa"] == YES else {}
     maximum = _maximum(device.ata(0x78), current) if features["amac"] == YES else {}
-    dco = {}  # type: Row
+    dco: Row = {}
     if features["dco"] == YES:
         answer = device.ata(0xB1, feature=0xC2, read=1)
         sectors, why = _disk_ata.dco_identify(answer.data, current) if not answer.why else (None, answer.why)

@@ -7,7 +7,7 @@ And TCG's Level 0 Discovery, which travels in the same way over SCSI, ATA and NV
 Private to the collection; it may change at any time. Valid for Python 3.6. Pure.
 """
 
-from typing import Optional, Tuple
+from typing import List, Optional, Tuple
 
 from ansible_collections.sunset.crm.plugins.module_utils._disk_words import NO, UNKNOWN, YES, Row, bit, text, tri
 
@@ -82,8 +82,9 @@ def inquiry(raw: bytes) -> Row:
 
 
 def _page(raw: bytes, number: int) -> bytes:
-    """The body of a VPD page; empty if another page came: some bridges answer each page with standard INQUIRY data."""
-    if len(raw) < 4 or raw[1] != number:
+    """The body of a VPD page; empty if another page came: some bridges answer each page with standard INQUIRY data, and in that
+    of a removable disk the second byte is 80h. Only the page of names may be longer than what was asked for."""
+    if len(raw) < 4 or raw[1] != number or (number != 0x83 and (raw[2] << 8 | raw[3]) > len(raw) - 4):
         return b""
     return raw[4 : 4 + (raw[2] << 8 | raw[3])]
 
@@ -94,7 +95,8 @@ def serial(raw: bytes) -> Optional[str]:
 
 def designators(raw: bytes) -> Row:
     """VPD page 83h: the names of the logical unit itself (not of its ports): {naa, eui, t10, name}."""
-    body, at, found = _page(raw, 0x83), 0, {}  # type: bytes, int, Row
+    body, at = _page(raw, 0x83), 0
+    found: Row = {}
     while at + 4 <= len(body):
         code, kind, association = body[at] & 0xF, body[at + 1] & 0xF, body[at + 1] >> 4 & 3
         value = body[at + 4 : at + 4 + body[at + 3]]
@@ -155,7 +157,7 @@ def sense(raw: bytes) -> Row:
         return {}
     code = raw[0] & 0x7F
     if code in (0x72, 0x73):
-        found = {"key": raw[1] & 0xF, "asc": raw[2], "ascq": raw[3], "progress": None}  # type: Row
+        found: Row = {"key": raw[1] & 0xF, "asc": raw[2], "ascq": raw[3], "progress": None}
         at = 8
         while at + 8 <= len(raw) and at < 8 + (raw[7] if len(raw) > 7 else 0):
             if raw[at] == 2 and raw[at + 4] & 0x80:
@@ -187,8 +189,9 @@ def level0(raw: bytes) -> Row:
     length = int.from_bytes(raw[0:4], "big") + 4
     if length < 48 or length > len(raw) or not any(bytearray(raw[4:length])):
         return {}
-    at, ssc = 48, []  # type: int, List[str]
-    locking = None  # type: Optional[int]
+    at = 48
+    ssc: List[str] = []
+    locking: Optional[int] = None
     tper = False
     while at + 4 <= length:
         code, size = raw[at] << 8 | raw[at + 1], raw[at + 3]

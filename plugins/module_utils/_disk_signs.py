@@ -88,7 +88,7 @@ def luks(read: Read) -> Optional[Row]:
     if version != 2:
         return {"version": version, "uuid": uuid, "keyslots": None, "tokens": None, "header_bytes": None, "secondary": UNKNOWN}
     size = struct.unpack(">Q", head[8:16])[0]
-    found = {"version": 2, "uuid": uuid, "keyslots": None, "tokens": None, "header_bytes": None, "secondary": UNKNOWN}  # type: Row
+    found: Row = {"version": 2, "uuid": uuid, "keyslots": None, "tokens": None, "header_bytes": None, "secondary": UNKNOWN}
     if not 16384 <= size <= 4 << 20:
         return found
     found["secondary"] = YES if read(size, 6) == LUKS_SECOND else NO
@@ -118,7 +118,7 @@ def reader(fd: int) -> Tuple[Read, List[str]]:
     """(read, problems) on a descriptor. A bad sector gives no bytes, and is named."""
     import os
 
-    problems = []  # type: List[str]
+    problems: List[str] = []
 
     def read(offset: int, length: int) -> bytes:
         if offset < 0:

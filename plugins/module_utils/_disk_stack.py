@@ -11,7 +11,7 @@ snapshot: blocks {name: {number, partition_of, slaves, dm_uuid, dm_name, md_leve
 """
 
 import re
-from typing import Any, Dict, List, Optional
+from typing import Any, Dict, List, Optional, Set
 
 from ansible_collections.sunset.crm.plugins.module_utils._disk_words import NO, UNKNOWN, YES, Row
 
@@ -56,9 +56,9 @@ class Stack(object):
 
     def __init__(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
-        self.blocks = snapshot["blocks"]  # type: Dict[str, Row]
+        self.blocks: Dict[str, Row] = snapshot["blocks"]
         self.by_number = {block["number"]: name for name, block in self.blocks.items() if block.get("number")}
-        self.children = {name: set() for name in self.blocks}  # type: Dict[str, Set[str]]
+        self.children: Dict[str, Set[str]] = {name: set() for name in self.blocks}
         for name in self.blocks:
             for parent in self.parents(name):
                 if parent in self.children:
@@ -74,7 +74,8 @@ class Stack(object):
         return sorted(one for one in set(found) if one != name)
 
     def _walk(self, name: str, step: Any) -> List[str]:
-        seen, frontier = set(), [name]  # type: Set[str], List[str]
+        seen: Set[str] = set()
+        frontier = [name]
         while frontier:
             for one in step(frontier.pop()):
                 if one not in seen and one != name:
@@ -97,7 +98,7 @@ class Stack(object):
 
     def holders(self, name: str) -> List[Row]:
         """Everybody who uses the device or something on it."""
-        rows = []  # type: List[Row]
+        rows: List[Row] = []
         here = [name] + self.above(name)
         numbers = {self.blocks[one].get("number"): one for one in here}
         for number, point, kind in self.snapshot.get("mounts", ()):
@@ -156,7 +157,8 @@ class Stack(object):
 
 
 def _once(rows: List[Row]) -> List[Row]:
-    seen, found = set(), []  # type: Set[Any], List[Row]
+    seen: Set[Any] = set()
+    found: List[Row] = []
     for row in rows:
         key = (row["kind"], row["what"], row["device"])
         if key not in seen:

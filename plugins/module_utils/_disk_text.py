@@ -27,7 +27,7 @@ SANITIZE_STATUS = re.compile(r"^\((\d)\)|^0x[0-9a-f]*?([0-7])$|^(\d+)$", re.I)
 def hdparm(text: str) -> Row:
     """hdparm -I. {security, sanitize, serial, model, firmware}; without a Security section its facts stay unknown: old versions and
     bridges leave the section out, and a drive without it is not proven to be without security."""
-    found = {"security": {}, "sanitize": {}}  # type: Row
+    found: Row = {"security": {}, "sanitize": {}}
     for name, pattern in (
         ("model", r"Model Number:\s*(.+)"),
         ("serial", r"Serial Number:\s*(.+)"),
@@ -56,8 +56,8 @@ def hdparm(text: str) -> Row:
 
 def nvme_controller(text: str) -> Row:
     """nvme id-ctrl -o json: sanicap, oacs and fna as numbers. A field that is not there, or is no number, is unknown."""
-    data = _json(text)
-    found = {"sanitize": {}, "format": {}}  # type: Row
+    data: Any = _json(text)
+    found: Row = {"sanitize": {}, "format": {}}
     sanicap, oacs, fna = (data.get(name) for name in ("sanicap", "oacs", "fna"))
     if _number(sanicap):
         found["sanitize"] = {"crypto": tri(bool(sanicap & 1)), "block": tri(bool(sanicap & 2)), "overwrite": tri(bool(sanicap & 4))}
@@ -76,7 +76,7 @@ def nvme_sanitize_log(text: str) -> str:
     if "sstat" not in data:
         inner = [value for value in data.values() if isinstance(value, dict) and "sstat" in value]
         data = inner[0] if len(inner) == 1 else {}
-    value = data.get("sstat")
+    value: Any = data.get("sstat")
     if isinstance(value, dict):
         value = value.get("status")
     if isinstance(value, str):
@@ -91,11 +91,11 @@ def smartctl(text: str) -> Row:
     """smartctl -j -i: names alone, which a RAID controller or a bridge may keep from us."""
     data = _json(text)
     wwn = data.get("wwn")
-    found = {"model": data.get("model_name"), "serial": data.get("serial_number"), "firmware": data.get("firmware_version")}  # type: Row
+    found: Row = {"model": data.get("model_name"), "serial": data.get("serial_number"), "firmware": data.get("firmware_version")}
     found = {name: clean(value) if isinstance(value, str) else None for name, value in found.items()}
     if isinstance(wwn, dict) and all(_number(wwn.get(part)) for part in ("naa", "oui", "id")):
         found["wwn"] = "%x%06x%09x" % (wwn["naa"], wwn["oui"], wwn["id"])
-    rate = data.get("rotation_rate")
+    rate: Any = data.get("rotation_rate")
     found["rotational"] = tri(rate > 0) if _number(rate) else UNKNOWN
     return found
 

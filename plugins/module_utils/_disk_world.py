@@ -67,7 +67,7 @@ def block(name: str) -> Row:
     path = os.path.realpath(base)
     number = read(base + "/dev")
     size = read(base + "/size") or ""
-    found = {
+    found: Row = {
         "number": number,
         "node": node_of(name, number),
         "bytes": int(size) * 512 if size.isdigit() else None,
@@ -75,7 +75,7 @@ def block(name: str) -> Row:
         "slaves": names(base + "/slaves"),
         "path": path,
         "sysfs": base,
-    }  # type: Row
+    }
     for field, file in (
         ("ro", "/ro"), ("removable", "/removable"), ("rotational", "/queue/rotational"), ("logical", "/queue/logical_block_size"),
         ("physical", "/queue/physical_block_size"), ("hidden", "/hidden"),
@@ -110,7 +110,7 @@ def number_behind(path: str) -> Optional[str]:
     if not number.startswith("0:"):
         return number
     # btrfs and the like: the mount's source tells the device.
-    best = ("", None)  # type: Tuple[str, Optional[str]]
+    best: Tuple[str, Optional[str]] = ("", None)
     for line in (_device._read_all("/proc/self/mountinfo") or "").splitlines():
         parts = line.split(" ")
         source = line.split(" - ", 1)[-1].split(" ")[1:2]
@@ -128,7 +128,7 @@ def number_of(path: str) -> Optional[str]:
 
 
 def snapshot() -> Dict[str, Any]:
-    incomplete = {}  # type: Dict[str, str]
+    incomplete: Dict[str, str] = {}
     blocks = {}
     for name in names(BLOCK):
         one = block(name)

@@ -121,7 +121,7 @@ def decide(fact: Row, policy: Row, siblings: Any = ()) -> Row:
     possible = sorted(choice.techniques, key=lambda row: RANK[row["class"]])
     reachable = possible[-1]["class"] if possible else None
     good = order_of(choice, policy)
-    decision = {
+    decision: Row = {
         "device": fact.get("path") or fact["name"],
         "name": fact["name"],
         "class": fact["class"],
@@ -140,7 +140,7 @@ def decide(fact: Row, policy: Row, siblings: Any = ()) -> Row:
         "covers": sorted(one["name"] for one in siblings),
         "order": None,
         "seconds": None,
-    }  # type: Row
+    }
     if not good and _medium(fact, policy):
         decision["order"] = destruction_order(fact, policy, choice, reachable)
     if reasons:
@@ -165,7 +165,7 @@ def _medium(fact: Row, policy: Row) -> bool:
 
 def _spare_siblings(choice: Choice, siblings: Any, policy: Row) -> None:
     """A technique of the whole drive is out where it would erase something that must stay or is in use."""
-    guarded = {key: policy[key] for key in ("asked", "protected", "waiver") if key in policy}
+    guarded: Row = {str(key): policy[key] for key in ("asked", "protected", "waiver") if key in policy}
     bad = []
     for one in siblings:
         reasons = obstacles(one, guarded)

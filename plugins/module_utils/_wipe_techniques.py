@@ -55,12 +55,12 @@ class Choice(object):
 
     def __init__(self, fact: Row, policy: Row) -> None:
         self.fact, self.policy = fact, policy
-        self.techniques = []  # type: List[Row]
-        self.rejected = []  # type: List[Row]
+        self.techniques: List[Row] = []
+        self.rejected: List[Row] = []
 
     def add(self, name: str, why: str, seconds: Optional[float], estimate: str, before: Tuple[Row, ...] = (), **more: str) -> None:
         one = CATALOGUE[name]
-        row = {
+        row: Row = {
             "id": name,
             "class": one.klass,
             "rev1": one.rev1,
@@ -71,7 +71,7 @@ class Choice(object):
             "estimate": estimate,
             "before": list(before),
             "device_wide": one.device_wide,
-        }  # type: Row
+        }
         row.update(more)
         self.techniques.append(row)
 
@@ -131,6 +131,7 @@ def sanitize(choice: Choice, family: str) -> None:
                 )
             )
         told = (group.get("seconds") or {}).get(action)
+        seconds: Optional[float] = None
         if told:
             seconds, estimate = float(told), "the device's own estimate"
         elif action == "overwrite" and size_of(fact):
