@@ -112,7 +112,7 @@ def scsi(fact: Row, device: Any, sysfs: str, block: bool = True) -> None:
     found = _disk_scsi.inquiry(answer.data) if not answer.why else {}
     ata = (fact["vendor"] or "").strip().upper() == "ATA" or (found.get("vendor") or "").strip().upper() == "ATA"
     if found:
-        fact["sources"]["inquiry"] = "ioctl: SCSI INQUIRY"
+        fact["sources"]["inquiry"] = fact["sources"]["identify"] = "ioctl: SCSI INQUIRY"
         _names(fact, found, "vendor", "firmware")
         if not ata or not fact["model"]:
             _names(fact, found, "model")
@@ -124,6 +124,8 @@ def scsi(fact: Row, device: Any, sysfs: str, block: bool = True) -> None:
             fact["blocks"].update({name: capacity[name] for name in ("logical", "physical", "metadata")})
     elif answer.why:
         fact["why"]["vendor"] = answer.why
+    if ata:
+        fact["sources"]["identify"] = "none"
     identity, source, why = ata_identity(device, sysfs, ata)
     if identity is not None:
         fact["ata"] = True
@@ -297,7 +299,7 @@ def ask(fact: Row, sysfs: str) -> None:
         if device.fd < 0:
             fact["why"]["device"] = device.why
             return
-        if fact["class"] == "nvme":
+        if fact["name"].startswith("nvme"):
             nvme(fact, device)
         else:
             scsi(fact, device, sysfs)

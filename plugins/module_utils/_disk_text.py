@@ -8,8 +8,10 @@ what is missing there is unknown, never no; a line that says "not" says no; and 
 """
 
 import json
+import os
 import re
-from typing import Any, Callable, Optional
+import subprocess
+from typing import Any, Callable, List, Optional
 
 from ansible_collections.sunset.crm.plugins.module_utils._disk_words import UNKNOWN, YES, Row, clean, tri
 
@@ -112,16 +114,24 @@ def _json(text: str) -> Row:
     return data if isinstance(data, dict) else {}
 
 
-def _run(argv: Any) -> str:
-    from ansible_collections.sunset.crm.plugins.module_utils._recorded import run_command
-
-    answer = run_command(argv, timeout=30)
-    return str(answer.out) if answer.rc == 0 else ""
+def run_tool(argv: List[str]) -> str:
+    """What a tool printed; empty if it is not there, failed, or does not end. Needs nothing of Ansible: it also serves in a rescue system."""
+    try:
+        child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=dict(os.environ, LC_ALL="C"))
+    except OSError:
+        return ""
+    try:
+        out = child.communicate(timeout=30)[0]
+    except subprocess.TimeoutExpired:
+        child.kill()
+        child.communicate()
+        return ""
+    return out.decode("utf-8", "replace") if child.returncode == 0 else ""
 
 
 def fill(fact: Row, run: Optional[Callable[[Any], str]] = None) -> None:
     """Ask the tools that are there for what the device did not tell us; fill unknowns, overrule nothing."""
-    run = run or _run
+    run = run or run_tool
     if fact["sources"].get("identify") not in (None, "none"):
         return
     name = fact["name"]

@@ -15,7 +15,7 @@ import stat
 import struct
 from typing import Any, Dict, List, Optional, Tuple
 
-from ansible_collections.sunset.crm.plugins.module_utils import _device
+from ansible_collections.sunset.crm.plugins.module_utils import _device, _disk_text
 from ansible_collections.sunset.crm.plugins.module_utils._disk_words import NO, UNKNOWN, YES, Row, clean
 
 BLOCK = "/sys/class/block"
@@ -195,10 +195,8 @@ def zfs() -> List[Tuple[str, str]]:
     """Members of imported pools, where the kernel has ZFS; the tool is its own only list of members."""
     if not os.path.isdir("/proc/spl/kstat/zfs"):
         return []
-    from ansible_collections.sunset.crm.plugins.module_utils._recorded import run_command
-
     found, pool = [], ""
-    for line in run_command(["zpool", "list", "-vHPL"], timeout=30).out.splitlines():
+    for line in _disk_text.run_tool(["zpool", "list", "-vHPL"]).splitlines():
         parts = line.split("\t")
         if parts and parts[0]:
             pool = parts[0]
