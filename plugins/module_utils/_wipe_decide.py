@@ -76,6 +76,8 @@ def obstacles(fact: Row, policy: Row) -> List[str]:
             "it is on the list of disks that are never wiped (control node, vault): %s"
             % (guilty.get("serial") or guilty.get("wwid") or "by inode")
         )
+    if fact.get("on_protected"):
+        reasons.append("it lies on %s, which is never written (control node, vault)" % ", ".join(fact["on_protected"]))
     if fact.get("root") == YES:
         reasons.append("it carries the running system of this machine; move into a rescue system first")
     for row in fact.get("holders") or []:

@@ -94,12 +94,20 @@ def unseen(fact: Row, united: List[Row]) -> List[str]:
     return ["namespace %s of the same drive is not shown on this machine" % row["nsid"] for row in listed if row["nsid"] not in shown]
 
 
+def _on_protected(fact: Row, facts: List[Row], policies: Dict[str, Any]) -> List[str]:
+    """For a volume: the protected disks that it lies on. A loop's file is a file of theirs, and may be wiped like any other."""
+    protected = (policies.get(fact["name"]) or {}).get("protected")
+    if fact["class"] != "layer" or not protected:
+        return []
+    return [one["name"] for one in facts if one["name"] in fact["below"] and _wipe_decide.is_protected(one, protected)]
+
+
 def decide(facts: List[Row], policy_of: Callable[[Row], Any]) -> List[Row]:
     """A decision for every medium of one machine, each once. policy_of(fact): its policy, or None for a device that nobody wants wiped."""
     united = [unite(paths, facts) for paths in media(facts)]
     united += [fact for fact in facts if fact["class"] == "layer" and (policy_of(fact) or {}).get("volume")]
     policies = {fact["name"]: policy_of(fact) for fact in united}
-    marked = [dict(fact, unplanned=policies[fact["name"]] is None) for fact in united]
+    marked = [dict(fact, unplanned=policies[fact["name"]] is None, on_protected=_on_protected(fact, facts, policies)) for fact in united]
     found = []
     for fact in marked:
         policy = policies[fact["name"]]
