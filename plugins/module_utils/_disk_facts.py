@@ -190,7 +190,18 @@ def not_applicable(fact: Row) -> None:
 
 
 def explain(fact: Row) -> None:
-    """No unknown without a reason."""
+    """No unknown without a reason, and no reason for what is known."""
+    for name in sorted(fact["why"]):
+        group, _dot, field = name.partition(".")
+        if (
+            field
+            and isinstance(fact.get(group), dict)
+            and group not in ("sizes",)
+            and fact[group].get(field) != UNKNOWN
+            and fact["why"][name]
+        ):
+            if not (name == "security.frozen"):
+                del fact["why"][name]
     general = fact["why"].get("device") or (
         "there is no device node here to ask it by" if not fact["path"] else "the device was not asked, or does not tell"
     )

@@ -153,7 +153,7 @@ class Stack(object):
         numbers = {self.blocks[one].get("number") for one in [name] + self.above(name)}
         if numbers & set(root.get("numbers", ())):
             return YES
-        return NO if root.get("verdict") == YES else UNKNOWN
+        return NO if root.get("verdict") in (YES, NO) else UNKNOWN
 
 
 def _once(rows: List[Row]) -> List[Row]:

@@ -117,7 +117,9 @@ def _json(text: str) -> Row:
 def run_tool(argv: List[str]) -> str:
     """What a tool printed; empty if it is not there, failed, or does not end. Needs nothing of Ansible: it also serves in a rescue system."""
     try:
-        child = subprocess.Popen(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=dict(os.environ, LC_ALL="C"))
+        child = subprocess.Popen(
+            argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=dict(os.environ, LC_ALL="C")
+        )
     except OSError:
         return ""
     try:
