@@ -13,7 +13,8 @@ from ansible_collections.sunset.crm.plugins.module_utils import _disk_facts
 from ansible_collections.sunset.crm.plugins.plugin_utils import ledger, media
 from ansible_collections.sunset.crm.plugins.plugin_utils.control import ControlAction, host_variables
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
-from ansible_collections.sunset.crm.plugins.plugin_utils.estate import Estate, write
+from ansible_collections.sunset.crm.plugins.plugin_utils.estate import Estate
+from ansible_collections.sunset.crm.plugins.plugin_utils.files import write
 from ansible_collections.sunset.crm.plugins.plugin_utils.recording import plain
 from ansible_collections.sunset.crm.plugins.plugin_utils.view import build
 
