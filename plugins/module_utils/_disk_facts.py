@@ -29,7 +29,20 @@ from ansible_collections.sunset.crm.plugins.module_utils._disk_words import NO, 
 SCHEMA = 1
 # Classes whose devices have something to tell of themselves.
 ASKED = ("nvme", "ata", "ata-hdd", "ata-ssd", "scsi", "scsi-hdd", "scsi-ssd", "usb", "raid-volume")
-LAYERS = ("partition", "lvm", "lvm-thin", "lvm-thin-pool", "lvm-internal", "dm-crypt", "multipath", "dm", "md", "bcache", "drbd")
+LAYERS = (
+    "partition",
+    "lvm",
+    "lvm-thin",
+    "lvm-thin-pool",
+    "lvm-internal",
+    "dm-crypt",
+    "multipath",
+    "dm",
+    "md",
+    "bcache",
+    "drbd",
+    "card-area",
+)
 TRANSPORTS = (
     (r"/usb\d", "usb"), (r"/session\d", "iscsi"), (r"/rport-", "fc"), (r"/(expander|end_device|sas_host|phy)-", "sas"), (r"/ata\d+/", "sata"),
     (r"/virtio\d", "virtio"), (r"/vmbus|/VMBUS", "virtual"), (r"/nvme", "nvme"), (r"/mmc\d", "mmc"),

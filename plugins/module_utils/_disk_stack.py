@@ -37,6 +37,8 @@ def layer_of(name: str, block: Row, blocks: Dict[str, Row]) -> Optional[str]:
         return "partition"
     if block.get("dm_uuid") is not None or re.match(r"^dm-\d+$", name):
         return _dm_layer(block, blocks)
+    if re.match(r"^mmcblk\d+(boot|gp|rpmb)", name):
+        return "card-area"  # boot partitions and the like: part of a card, with a node of their own
     for pattern, kind in ((r"^md(_|\d|p)", "md"), (r"^bcache\d", "bcache"), (r"^loop\d", "loop"), (r"^drbd\d", "drbd"), (r"^zd\d", "zvol")):
         if re.match(pattern, name):
             return kind

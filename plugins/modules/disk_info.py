@@ -127,7 +127,7 @@ disks:
         layer:
           description:
             - What a C(layer) or C(virtual) device is, such as C(partition), C(lvm), C(lvm-thin), C(lvm-thin-pool), C(dm-crypt), C(multipath),
-              C(dm), C(md), C(bcache), C(loop), C(rbd), C(nbd), C(zvol), C(drbd), C(virtio) or C(emulated).
+              C(dm), C(md), C(bcache), C(loop), C(rbd), C(nbd), C(zvol), C(drbd), C(card-area), C(virtio), C(lun), C(fabric) or C(emulated).
           type: str
           returned: always
           sample: null

@@ -83,6 +83,7 @@ def fleet(hosts: dict[str, Facts | None], media: list[Facts] | None, policy: Fac
                 for fact in facts
                 if fact["class"] not in ("layer", "memory", "optical") and fact["name"] not in named and fact["held"] != "unknown"
             ]
+    rows = _where_it_is_wiped(rows, media or [])
     missing = [medium["id"] for medium in media or [] if medium["id"] not in seen]
     found = {
         "schema": SCHEMA,
@@ -103,6 +104,13 @@ def fleet(hosts: dict[str, Facts | None], media: list[Facts] | None, policy: Fac
         }
     )
     return found
+
+
+def _where_it_is_wiped(rows: list[Facts], media: list[Facts]) -> list[Facts]:
+    """One row a planned medium: that of the machine where it is to be wiped, once it is seen there."""
+    places = {medium["id"]: medium.get("wipe", {}).get("host") for medium in media}
+    there = {row["item"] for row in rows if row["item"] and places.get(row["item"]) == row["host"]}
+    return [row for row in rows if row["item"] not in there or places[row["item"]] == row["host"]]
 
 
 def summary(row: Facts) -> Facts:

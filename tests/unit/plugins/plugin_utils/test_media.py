@@ -69,6 +69,14 @@ def test_a_label_of_a_loop_or_virtual_disk_counts_on_its_own_machine_alone() -> 
     assert media.fleet({"other": disks(fact)}, [item("a", fact)], {"asked": "clear"})["missing"] == ["medium:a"]
 
 
+def test_a_medium_seen_on_its_host_and_at_its_station_is_one_row() -> None:
+    hosts = {"station1": disks(ata_ssd("sdq")), "db1": disks(ata_ssd("sdq"))}
+    (row,) = media.fleet(hosts, [item("a", ata_ssd("sdq"))], PURGE)["rows"]
+    assert row["host"] == "station1"
+    (row,) = media.fleet({"station1": disks(), "db1": hosts["db1"]}, [item("a", ata_ssd("sdq"))], PURGE)["rows"]
+    assert row["host"] == "db1"
+
+
 def test_a_disk_that_another_machine_uses_is_in_use() -> None:
     """Shared storage: free here, mounted there."""
     there = ata_ssd(holders=[{"kind": "mount", "what": "/data (ext4)", "device": "sdx"}])
