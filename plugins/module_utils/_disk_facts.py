@@ -180,7 +180,7 @@ def _names_of_kernel(fact: Row, block: Row) -> None:
 def not_applicable(fact: Row) -> None:
     """What a class of device cannot have is a no. For a virtual device or a layer nothing below is known: unknown stays, with the reason."""
     kind = fact["class"]
-    if kind in ("layer", "virtual", "memory", "optical") and not fact["sources"].get("identify") and not fact["sources"].get("inquiry"):
+    if kind in ("layer", "memory", "optical") or (kind == "virtual" and not fact["name"].startswith(("sd", "sg", "nvme"))):
         for group in ("security", "sanitize", "format", "tcg"):
             fact[group].update({name: NO for name, value in fact[group].items() if value == UNKNOWN})
         fact["sanitize"]["state"] = "never"
@@ -225,8 +225,8 @@ def explain(fact: Row) -> None:
 def on_the_device(fact: Row) -> None:
     """Signatures and the LUKS header."""
     size = fact["sizes"]["current"]
-    if not fact["path"] or not size:
-        fact["why"]["contents"] = "there is no device node here, or nothing to read"
+    if not fact["path"] or not size or fact["class"] == "optical":
+        fact["why"]["contents"] = "there is no device node here, or nothing that is read"
         fact["why"]["traits.luks"] = fact["why"]["contents"]
         return
     with _disk_ask.Device(fact["path"]) as device:

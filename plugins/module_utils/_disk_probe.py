@@ -54,7 +54,7 @@ def nvme(fact: Row, device: Any) -> None:
     nvme_namespaces(fact, device, found["ns_management"])
     nvme_sanitize_state(fact, device)
     if found["security_commands"] == YES:
-        tcg(fact, device.nvme_security(1, 1))
+        tcg(fact, device.nvme_security(1, 1), claimed=True)
     else:
         fact["tcg"]["present"] = NO
 
@@ -109,6 +109,10 @@ def nvme_sanitize_state(fact: Row, device: Any) -> None:
 def scsi(fact: Row, device: Any, sysfs: str, block: bool = True) -> None:
     """A disk behind the kernel's SCSI layer: first what any of them answers, then ATA if it is one."""
     answer = device.inquiry()
+    if "transport failed" in answer.why:
+        # A dying disk: each further question would take its full time and tell no more.
+        fact["why"]["device"] = answer.why
+        return
     found = _disk_scsi.inquiry(answer.data) if not answer.why else {}
     ata = (fact["vendor"] or "").strip().upper() == "ATA" or (found.get("vendor") or "").strip().upper() == "ATA"
     if found:
@@ -225,7 +229,7 @@ def ata_disk(fact: Row, device: Any, raw: bytes, source: str) -> None:
     ata_sanitize_state(fact, device)
     ata_hidden(fact, device, found["features"])
     if found["trusted"] == YES:
-        tcg(fact, device.security(1, 1))
+        tcg(fact, device.security(1, 1), claimed=True)
     elif found["trusted"] == NO:
         fact["tcg"]["present"] = NO
     else:
@@ -278,7 +282,9 @@ def _maximum(answer: Answer, current: Optional[int]) -> Row:
     return {"sectors": sectors, "why": why}
 
 
-def tcg(fact: Row, answer: Answer) -> None:
+def tcg(fact: Row, answer: Answer, claimed: bool = False) -> None:
+    """claimed: the drive says that it has these commands. A refusal is then not its own: the kernel keeps them from SATA drives
+    (libata.allow_tpm), and in the same words."""
     found = _disk_scsi.level0(answer.data) if not answer.why else {}
     if found:
         fact["tcg"].update(found)
@@ -287,7 +293,7 @@ def tcg(fact: Row, answer: Answer) -> None:
             fact["traits"]["self_encrypting"] = YES
         return
     # A refusal of the very question is the answer of a drive without TCG; any other failure is none.
-    refused = "sense key 5h, 20h/00h" in answer.why
+    refused = "sense key 5h, 20h/00h" in answer.why and not claimed
     fact["tcg"]["present"] = NO if refused else UNKNOWN
     if not refused:
         fact["why"]["tcg.present"] = answer.why or "the discovery answered with nothing that can be read"

@@ -59,6 +59,8 @@ def present(name: str, size: int) -> bool:
     """Whether there is a device at all: kernels make loop, nbd, zram and ram nodes that are nothing."""
     if name.startswith("loop"):
         return os.path.exists("%s/%s/loop/backing_file" % (BLOCK, name))
+    if names("%s/%s/slaves" % (BLOCK, name)):
+        return True  # an array that is not started has no size, and holds its members all the same
     return not (size == 0 and name.rstrip("0123456789") in ("nbd", "zram", "ram", "fd", "md", "dm-", "drbd"))
 
 
@@ -153,7 +155,7 @@ def snapshot() -> Dict[str, Any]:
         "swaps": swaps,
         "descriptors": opened,
         "exports": exports(),
-        "exclusive": {name: exclusive(one["node"]) for name, one in blocks.items()},
+        "exclusive": {name: exclusive(name, one["node"]) for name, one in blocks.items()},
         "root": _device.running_root_devices(),
         "incomplete": incomplete,
     }
@@ -254,7 +256,10 @@ def exports() -> List[List[str]]:
     return found
 
 
-def exclusive(node: Optional[str]) -> str:
+def exclusive(name: str, node: Optional[str]) -> str:
+    """Not for drives of removable discs: opening one closes its tray, or waits for a motor."""
+    if name.startswith(("sr", "fd")):
+        return UNKNOWN
     return UNKNOWN if node is None else str(_device._exclusive(node)["verdict"])
 
 

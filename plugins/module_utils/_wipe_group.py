@@ -56,8 +56,8 @@ def unite(paths: List[Row], facts: List[Row]) -> Row:
         for row in fact["holders"]:
             if row["device"] in maps and row["kind"] == "stacked" or row["what"].endswith(OWN_OF_MULTIPATH):
                 continue
-            if row["kind"] == "exclusive" and maps:
-                continue  # the map claims its paths; who claims the map is a row of its own
+            if row["kind"] == "exclusive" and maps and row["device"] not in maps:
+                continue  # the map claims its paths; who claims the map is another matter
             if row not in rows:
                 rows.append(row)
     one["holders"] = rows

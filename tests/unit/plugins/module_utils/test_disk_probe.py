@@ -206,6 +206,22 @@ def test_the_kernels_copy_of_identify_has_its_strings_turned():
     assert "may have changed since" in fact["why"]["security.frozen"]
 
 
+def test_a_drive_that_claims_tcg_and_is_kept_from_us_is_not_without_it():
+    """libata answers for the drive, with the words of a drive that has it not."""
+    fact = real_ssd()
+    assert fact["tcg"]["present"] == "unknown"
+    assert "20h/00h" in fact["why"]["tcg.present"]
+    assert fact_of("sdb", "QEMU")[0]["tcg"]["present"] == "no"
+
+
+def test_a_dying_disk_is_asked_once():
+    device = Constructed(inquiry="the transport failed (host status 07h, driver status 00h)")
+    fact = fact_of("sda", "SEAGATE", device)[0]
+    assert device.asked == ["inquiry"]
+    assert fact["sanitize"]["overwrite"] == "unknown"
+    assert "host status 07h" in fact["why"]["sanitize.overwrite"]
+
+
 def test_every_unknown_has_its_reason():
     for name, vendor in (("sda", "ATA"), ("sdb", "QEMU"), ("nvme0n1", None)):
         fact = fact_of(name, vendor)[0]

@@ -374,6 +374,12 @@ def test_what_is_mounted_from_the_map_is_in_the_way_on_every_path():
     assert only["verdict"] == "refused"
 
 
+def test_a_map_that_somebody_unseen_claims_is_in_the_way():
+    claimed = {"kind": "exclusive", "what": "the kernel says that it is claimed, by whom cannot be seen", "device": "dm-0"}
+    (only,) = _wipe_group.decide(paths([claimed]), lambda fact: PURGE)
+    assert any("claimed" in reason for reason in only["reasons"])
+
+
 def test_two_paths_without_a_map_are_one_medium():
     facts = [sas_hdd(name) for name in ("sda", "sdb")]
     for fact in facts:
