@@ -11,6 +11,7 @@ import errno
 import fcntl
 import glob
 import os
+import re
 import stat
 import struct
 from typing import Any, Dict, List, Optional, Tuple
@@ -57,7 +58,7 @@ def node_of(name: str, number: Optional[str]) -> Optional[str]:
 
 def present(name: str, size: int) -> bool:
     """Whether there is a device at all: kernels make loop, nbd, zram and ram nodes that are nothing."""
-    if name.startswith("loop"):
+    if re.match(r"^loop\d+$", name):
         return os.path.exists("%s/%s/loop/backing_file" % (BLOCK, name))
     if names("%s/%s/slaves" % (BLOCK, name)):
         return True  # an array that is not started has no size, and holds its members all the same
