@@ -9,6 +9,8 @@ import json
 import os
 from typing import Any
 
+from ansible.utils.display import Display
+
 from ansible_collections.sunset.crm.plugins.module_utils import _disk_facts
 from ansible_collections.sunset.crm.plugins.plugin_utils import ledger, media
 from ansible_collections.sunset.crm.plugins.plugin_utils.control import ControlAction, host_variables
@@ -56,6 +58,9 @@ class ActionModule(ControlAction):
         found = media.fleet(hosts, plan.of("medium") if plan else None, policy, protected)
         found["silent_vaults"] = sorted(name for name, disks in vaults.items() if disks is None)
         lines = media.table(found)
+        for line in [*lines, f"decisions {found['sha256'][:12]}"]:
+            # Not by a debug task: it would break the lines of the table.
+            Display().display(line)
         path = estate.report_folder / "media.json"
         if not check:
             write(path, (json.dumps(found, indent=1, sort_keys=True) + "\n").encode())

@@ -96,7 +96,7 @@ def block(name: str) -> Row:
         found["dm_uuid"] = ""
     backing = read(base + "/loop/backing_file")
     if backing:
-        found["loop_file"] = backing
+        found["loop_file"] = clean(backing)
         found["loop_on"] = number_behind(backing)
     return found
 
@@ -184,7 +184,7 @@ def virtual_machine() -> str:
 def mounted() -> Tuple[List[List[str]], bool]:
     """Mounts of block devices in every mount namespace that can be seen, and all members of btrfs and ZFS."""
     rows, complete = _device._all_mounts()
-    found = {(row[0], row[2], row[3]) for row in rows if not row[0].startswith("0:")}
+    found = {(row[0], str(clean(row[2])), str(clean(row[3]))) for row in rows if not row[0].startswith("0:")}
     for member in glob.glob("/sys/fs/btrfs/*/devices/*"):
         number = read(member + "/dev")
         if number:
@@ -217,7 +217,7 @@ def swap() -> Tuple[List[List[str]], str]:
         path = line.split()[0]
         number = number_of(path)
         if number:
-            found.append([number, path])
+            found.append([number, str(clean(path))])
     return found, "" if text is not None else "/proc/swaps cannot be read"
 
 
@@ -253,7 +253,7 @@ def exports() -> List[List[str]]:
             path = read(file) or ""
             number = number_of(path)
             if number:
-                found.append([number, "%s %s" % (what, file.split("/")[-2])])
+                found.append([number, "%s %s" % (what, clean(file.split("/")[-2]))])
     return found
 
 

@@ -14,7 +14,7 @@ description:
     looked at.
   - Asked for Purge where only less can be reached, the medium gets an order of destruction, and RV(problem) says so. There is no fallback to less.
   - Disks that carry the system of the control node or lie under a vault are never in it, whatever the plan says.
-  - Writes the decisions to C(report/media.json) and the table to C(report/media.txt) of the estate's folder.
+  - Prints the table, and writes the decisions to C(report/media.json) and the table to C(report/media.txt) of the estate's folder.
 options:
   policy:
     description:

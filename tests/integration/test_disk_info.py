@@ -98,6 +98,18 @@ def test_a_mount_is_seen_also_in_another_namespace(medium: Medium, tmp_path: Pat
     assert fact(medium.device)["held"] == "no"
 
 
+def test_a_name_that_would_drive_a_terminal_is_shown_without_its_power(medium: Medium, tmp_path: Path) -> None:
+    subprocess.run(["mkfs.ext4", "-q", "-F", medium.device], check=True)
+    point = tmp_path / "a\x1b[2Jb"
+    point.mkdir()
+    subprocess.run(["mount", medium.device, str(point)], check=True)
+    try:
+        (row,) = [row for row in fact(medium.device)["holders"] if row["kind"] == "mount"]
+    finally:
+        subprocess.run(["umount", str(point)], check=True)
+    assert row["what"].endswith("a?[2Jb (ext4)")
+
+
 def partitioned(medium: Medium) -> str:
     """One partition by a table written by hand."""
     table = bytearray(512)
