@@ -21,6 +21,21 @@ RATES = {
     "sd-card": 15e6, "usb": 30e6, "virtual": 200e6, "layer": 200e6,
 }  # fmt: skip
 
+HIDDEN = (
+    ("hpa", "lift the host protected area: set the native maximum (one change a power cycle)"),
+    ("amac", "restore the accessible maximum address (one change a power cycle)"),
+    ("dco", "restore the device configuration, after the host protected area is lifted"),
+)
+# What an overwrite of a virtual disk or a volume leaves besides the layers below.
+LEFT = {
+    "lvm": "snapshots of the volume",
+    "lvm-thin": "snapshots, and blocks of the pool that it once had",
+    "rbd": "snapshots, clones, the trash and mirrors of the image",
+    "zvol": "snapshots and clones of the volume",
+    "qcow2": "snapshots inside the image, its backing chain and bitmaps",
+    "loop": "earlier places of the file",
+}
+
 Technique = NamedTuple(
     "Technique",
     [("id", str), ("klass", str), ("rev1", str), ("ieee2883", str), ("command", str), ("device_wide", bool)],
@@ -111,6 +126,11 @@ def _unmeasured(action: str) -> Tuple[Optional[float], str]:
     return None, "the device tells no estimate; %s" % ("seconds as a rule" if action == "crypto" else "minutes as a rule")
 
 
+def lifts(fact: Row) -> List[Row]:
+    """What hides a part of the disk comes first: an overwrite does not reach it, and after an erase it could not be read back."""
+    return [step("lift-" + key, what) for key, what in HIDDEN if fact["hidden"].get(key) == YES]
+
+
 def sanitize(choice: Choice, family: str) -> None:
     fact = choice.fact
     group = fact["sanitize"]
@@ -120,7 +140,7 @@ def sanitize(choice: Choice, family: str) -> None:
         name = "%s-sanitize-%s" % (family, action)
         if not choice.by_fact(name, group.get(action, UNKNOWN), "sanitize." + action):
             continue
-        before = []
+        before = lifts(fact)
         if group.get("frozen") == YES:
             before.append(step("thaw-sanitize", "the drive is frozen for sanitize: power-cycle this drive (a warm restart is not enough)"))
         if group.get("state") == "failed":
@@ -184,6 +204,7 @@ def ata_security(choice: Choice) -> None:
             before.insert(
                 0, step("thaw-security", "the firmware froze the drive: suspend to RAM and resume, or power-cycle the drive's slot")
             )
+        before = lifts(fact) + before
         seconds = minutes * 60.0 if minutes else None
         choice.add(
             name,
@@ -261,14 +282,7 @@ def overwrite(choice: Choice) -> None:
     if fact["layer"] == "lvm-thin" and not _fits(choice):
         return
     seconds, estimate = overwrite_seconds(fact, policy)
-    before = []
-    for key, what in (
-        ("hpa", "lift the host protected area: set the native maximum (one change a power cycle)"),
-        ("amac", "restore the accessible maximum address (one change a power cycle)"),
-        ("dco", "restore the device configuration, after the host protected area is lifted"),
-    ):
-        if fact["hidden"].get(key) == YES:
-            before.append(step("lift-" + key, what))
+    before = lifts(fact)
     choice.add(name, "every addressable byte, read back against a stream that no device can invent", seconds, estimate, tuple(before))
     row = choice.techniques[-1]
     if fact["class"] in ("virtual", "layer"):
@@ -301,7 +315,7 @@ def not_reached(fact: Row) -> List[str]:
     """What an overwrite through the block layer leaves, as far as it is known; unknown is named too."""
     found = []
     if fact["class"] in ("virtual", "layer"):
-        return ["all layers below this device"]
+        return ["all layers below this device"] + ([LEFT[fact["layer"]]] if fact["layer"] in LEFT else [])
     for key, what in (
         ("hpa", "a host protected area"),
         ("dco", "a device configuration overlay"),

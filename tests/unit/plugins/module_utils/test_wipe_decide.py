@@ -129,6 +129,7 @@ def test_hidden_areas_are_lifted_or_named():
     row = decide(fact, CLEAR)["techniques"][0]
     assert [step["id"] for step in row["before"]] == ["lift-hpa"]
     assert any("overlay, if there is one" in text for text in row["not_reached"])
+    assert [step["id"] for step in decide(fact)["before"]] == ["lift-hpa"], "after the erase, all of it is read back"
 
 
 def test_a_running_sanitize_is_joined_and_a_failed_one_left_first():
@@ -227,6 +228,11 @@ def test_a_virtual_disk_is_logical_sanitisation_and_called_so():
     assert (row["id"], row["class"], row["rev1"]) == ("overwrite-keyed", "logical", "none")
     assert row["not_reached"] == ["all layers below this device"]
     assert decide(virtual(), dict(CLEAR, logical="no"))["verdict"] == "destroy"
+
+
+@pytest.mark.parametrize("layer,word", [("rbd", "trash"), ("loop", "earlier places"), ("qcow2", "backing chain")])
+def test_what_a_virtual_disk_keeps_elsewhere_is_named(layer, word):
+    assert word in decide(virtual(layer=layer), CLEAR)["techniques"][0]["not_reached"][1]
 
 
 def test_logical_sanitisation_is_no_purge():
