@@ -201,6 +201,13 @@ def order_of(choice: Choice, policy: Row) -> List[Row]:
             )
         else:
             choice.reject(row["id"], "only %s; the policy wants %s" % (row["class"], policy["asked"]))
+    full = [row for row in good if RANK[row["class"]] >= wanted]
+    if full:
+        # Logical sanitisation is for where there is nothing else, however fast it is.
+        for row in good:
+            if row not in full:
+                choice.reject(row["id"], "only logical sanitisation, and %s reaches %s" % (full[0]["id"], full[0]["class"]))
+        good = full
     if policy.get("prefer") == "speed":
         good.sort(key=_likely)
     elif policy["asked"] == "clear":

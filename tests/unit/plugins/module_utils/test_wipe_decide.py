@@ -294,6 +294,14 @@ def test_keys_are_destroyed_only_where_every_copy_is_accounted_for():
     assert row["ledger"]["keyslots"] == ["0", "1"]
 
 
+def test_logical_sanitisation_is_not_chosen_where_keys_can_be_destroyed():
+    fact = virtual()
+    fact["luks"] = luks_disk()["luks"]
+    fact["sizes"]["current"] = 1 << 20
+    for policy in (CLEAR, dict(PURGE, logical="yes"), dict(PURGE, logical="yes", prefer="speed")):
+        assert ids(decide(fact, policy, luks=GOOD)) == ["luks-key-destruction"]
+
+
 @pytest.mark.parametrize(
     "ledger,word",
     [
