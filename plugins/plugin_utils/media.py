@@ -81,7 +81,7 @@ def fleet(hosts: dict[str, Facts | None], media: list[Facts] | None, policy: Fac
             unplanned += [
                 f"{host}: {fact['path'] or fact['name']} ({fact['class']}, {_words(fact)})"
                 for fact in facts
-                if fact["class"] not in ("layer", "memory", "optical") and fact["name"] not in named and fact["held"] != "unknown"
+                if fact["class"] not in ("layer", "memory", "optical") and fact["name"] not in named and not _of_the_outer_host(fact, disks)
             ]
     rows = _where_it_is_wiped(rows, media or [])
     missing = [medium["id"] for medium in media or [] if medium["id"] not in seen]
@@ -170,6 +170,11 @@ def of_vaults(vaults: dict[str, Facts]) -> list[Facts]:
         for fact in disks["devices"]
         if fact["class"] != "layer" and (fact["root"] == "yes" or used & {row["kind"] for row in fact["holders"]})
     ]
+
+
+def _of_the_outer_host(fact: Facts, disks: Facts) -> bool:
+    """A container is shown the disks of the machine around it, without their nodes: they are not its media."""
+    return (disks.get("machine") or {}).get("container") == "yes" and not fact["path"]
 
 
 def _words(fact: Facts) -> str:

@@ -50,6 +50,14 @@ def test_what_is_in_no_plan_is_named_and_never_decided() -> None:
     assert "SER-sdb" in found["unplanned"][0]
 
 
+def test_disks_around_a_container_are_not_its_media_but_unreadable_ones_of_a_machine_are_named() -> None:
+    hidden = ata_hdd("sdb")
+    hidden.update(path=None, held="unknown")
+    inside = {**disks(hidden), "machine": {"container": "yes"}}
+    assert media.fleet({"station1": inside}, [], PURGE)["unplanned"] == []
+    assert len(media.fleet({"station1": disks(hidden)}, [], PURGE)["unplanned"]) == 1
+
+
 def test_a_planned_medium_that_nobody_shows_and_a_machine_without_an_answer_are_named() -> None:
     found = media.fleet({"station1": disks(ata_ssd()), "db1": None}, [item("a", ata_ssd()), item("lost", nvme())], PURGE)
     assert found["missing"] == ["medium:lost"]
