@@ -254,9 +254,8 @@ def public(fact: Row) -> None:
 def thin(fact: Row, stack: Stack) -> None:
     if fact["layer"] not in ("lvm-thin", "lvm-thin-pool"):
         return
-    pool = fact["name"]
-    if fact["layer"] == "lvm-thin":
-        pool = next((one for one in fact["below"] if stack.layer(one) == "lvm-thin-pool"), "")
+    # A pool shows two devices: the one that its volumes use, and a plain one on top of it that carries its name.
+    pool = next((one for one in [fact["name"]] + fact["below"] if (stack.blocks[one].get("dm_uuid") or "").endswith("-tpool")), "")
     if not pool:
         fact["why"]["thin"] = "its pool cannot be found"
         return

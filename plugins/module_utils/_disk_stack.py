@@ -20,7 +20,7 @@ HYPERVISORS = re.compile(r"^(qemu|kvm|cloud-hyperviso|firecracker|vhost|virtualb
 DM_KINDS = (
     (re.compile(r"^(part\d+-)?mpath-"), "multipath"),
     (re.compile(r"^CRYPT-"), "dm-crypt"),
-    (re.compile(r"^LVM-.*-tpool$"), "lvm-thin-pool"),
+    (re.compile(r"^LVM-.*-t?pool$"), "lvm-thin-pool"),
     (
         re.compile(r"^LVM-.*-(tdata|tmeta|cdata|cmeta|cpool|cvol|pmspare|rimage_\d+|rmeta_\d+|real|cow|mimage_\d+|corig|vdata|vpool)$"),
         "lvm-internal",

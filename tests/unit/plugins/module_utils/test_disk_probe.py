@@ -267,6 +267,7 @@ def test_layers_by_the_device_mappers_own_names():
                 "sda1": {"partition_of": "sda"},
                 "dm-0": {"slaves": ["sda1"], "dm_uuid": "LVM-abc-tpool"},
                 "dm-1": {"slaves": ["dm-0"], "dm_uuid": "LVM-def"},
+                "dm-7": {"slaves": ["dm-0"], "dm_uuid": "LVM-abc-pool"},
                 "dm-2": {"slaves": ["sda1"], "dm_uuid": "LVM-ghi"},
                 "dm-3": {"slaves": ["dm-2"], "dm_uuid": "CRYPT-LUKS2-u-secret"},
                 "dm-4": {"slaves": ["sda"], "dm_uuid": "mpath-3500"},
@@ -279,7 +280,7 @@ def test_layers_by_the_device_mappers_own_names():
     )
     kinds = {name: stack.layer(name) for name in stack.blocks}
     assert kinds == {
-        "sda": None, "sda1": "partition", "dm-0": "lvm-thin-pool", "dm-1": "lvm-thin", "dm-2": "lvm", "dm-3": "dm-crypt", "dm-4": "multipath",
+        "sda": None, "sda1": "partition", "dm-0": "lvm-thin-pool", "dm-7": "lvm-thin-pool", "dm-1": "lvm-thin", "dm-2": "lvm", "dm-3": "dm-crypt", "dm-4": "multipath",
         "dm-5": "dm", "dm-6": "lvm-internal", "md0": "md", "loop0": "loop",
     }  # fmt: skip
     assert stack.above("dm-2") == ["dm-3"]
