@@ -18,7 +18,7 @@ once_free: the same list for a device that something is in the way of; rejected;
 from typing import Any, Dict, List, Optional
 
 from ansible_collections.sunset.crm.plugins.module_utils import _device, _wipe_techniques
-from ansible_collections.sunset.crm.plugins.module_utils._disk_words import NO, UNKNOWN, YES, Row
+from ansible_collections.sunset.crm.plugins.module_utils._disk_words import NO, YES, Row
 from ansible_collections.sunset.crm.plugins.module_utils._wipe_techniques import RANK, Choice
 
 ASKED = ("clear", "purge")
@@ -256,11 +256,3 @@ def summary(decision: Row) -> Dict[str, Any]:
         "before": [row["id"] for row in (chosen[0]["before"] if chosen else [])], "destroy": decision["order"] is not None,
         "rejected": sorted({row["id"] for row in decision["rejected"]}), "covers": decision["covers"],
     }  # fmt: skip
-
-
-def unknowns(fact: Row) -> List[str]:
-    """Names of the facts that nobody knows, for people."""
-    return sorted(name for name, value in fact["why"].items() if value)
-
-
-__all__ = ["ASKED", "NO", "UNKNOWN", "YES", "decide", "destruction_order", "is_protected", "obstacles", "policy_problem", "summary"]
