@@ -12,7 +12,7 @@ of the module ``disk_info``.
 
 import os
 import re
-from typing import Any, Dict, List, Optional, Tuple
+from typing import Any, List, Optional, Tuple
 
 from ansible_collections.sunset.crm.plugins.module_utils import (
     _device,
@@ -337,12 +337,3 @@ def read(ask: bool = True) -> Row:
         "root": snapshot["root"],
         "devices": facts,
     }
-
-
-def groups(facts: List[Row]) -> Dict[str, List[str]]:
-    """{subsystem: names}."""
-    found: Dict[str, List[str]] = {}
-    for fact in facts:
-        if fact["subsystem"]:
-            found.setdefault(fact["subsystem"], []).append(fact["name"])
-    return found
