@@ -297,6 +297,7 @@ def without_block(seen: Any) -> List[Row]:
             _disk_probe.ask(fact, "/sys/class/scsi_generic/" + name)
         refine(fact)
         not_applicable(fact)
+        explain(fact)
         found.append(fact)
     return found
 

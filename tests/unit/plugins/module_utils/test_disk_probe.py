@@ -344,3 +344,23 @@ def test_the_state_of_a_thin_pool():
 )
 def test_the_way_a_disk_is_attached(path, name, word):
     assert _disk_facts.transport_of(path, name) == word
+
+
+def test_disks_below_a_raid_controller_are_seen_without_a_block_device(monkeypatch):
+    kept = {
+        "/sys/class/scsi_generic/sg0/device/type": "0",
+        "/sys/class/scsi_generic/sg0/dev": "21:0",
+        "/sys/class/scsi_generic/sg0/device/vendor": "SEAGATE",
+        "/sys/class/scsi_generic/sg0/device/model": "ST8000NM0075",
+        "/sys/class/scsi_generic/sg1/device/type": "0",
+        "/sys/class/scsi_generic/sg2/device/type": "13",
+    }
+    folders = {"/sys/class/scsi_generic": ["sg0", "sg1", "sg2"], "/sys/class/scsi_generic/sg1/device/block": ["sda"]}
+    monkeypatch.setattr(_disk_world, "read", kept.get)
+    monkeypatch.setattr(_disk_world, "names", lambda folder: folders.get(folder, []))
+    (fact,) = _disk_facts.without_block(False)
+    assert (fact["name"], fact["class"], fact["vendor"]) == ("sg0", "scsi", "SEAGATE")
+    assert fact["held"] == "unknown"
+    assert "a volume of its controller" in fact["why"]["held"]
+    for group in ("sanitize", "tcg"):
+        assert all(fact["why"].get("%s.%s" % (group, name)) for name, value in fact[group].items() if value == "unknown")
