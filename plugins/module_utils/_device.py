@@ -153,7 +153,7 @@ def _disk_facts(sysfs, facts, unknown):
     """Thin for devices that are no loops: what sysfs says without asking the device."""
     for field, names in (
         ("serial", ("/serial", "/device/serial")),
-        ("wwid", ("/wwid", "/device/wwid")),
+        ("wwid", ("/wwid", "/device/wwid", "/dm/uuid")),
         ("model", ("/device/model",)),
         ("vendor", ("/device/vendor",)),
         ("firmware", ("/device/firmware_rev", "/device/rev")),

@@ -124,7 +124,9 @@ def test_the_pool_of_a_thin_volume_tells_its_free_space(seen: Facts) -> None:
     assert fact["thin"]["data_bytes"] == 12 << 20
     assert fact["thin"]["data_used"] == fact["thin"]["mapped"] == 3 << 20
     decision = _wipe_group._wipe_decide.decide(fact, {"asked": "clear", "volume": True})
-    assert decision["verdict"] == "destroy", "32 MB do not fit into a pool of 12"
+    assert decision["techniques"] == decision["once_free"] == []
+    assert any("never filled up" in row["why"] for row in decision["rejected"]), "32 MB do not fit into a pool of 12"
+    assert fact["identity"]["wwid"].startswith("LVM-"), "a volume's identity is its name in the volume group"
 
 
 def test_an_encrypted_disk_shows_its_header(seen: Facts) -> None:
