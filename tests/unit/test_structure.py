@@ -43,7 +43,7 @@ READ_ONLY = {
 }
 # Modules of ours that only read, or only write the estate's own folder on the control node.
 UNRECORDED = {"host_survey", "guest_survey", "plan_build", "report", "run_open", "run_close", "run_gate", "run_joined"}
-UNRECORDED |= {"vault_verify", "vault_probe", "host_idle", "machine_look"}
+UNRECORDED |= {"vault_verify", "vault_probe", "host_idle", "machine_look", "disk_info", "media_plan"}
 RECORDED = {path.stem for path in MODULES} - UNRECORDED
 KEYWORDS = {"name", "loop", "loop_control", "when", "register", "vars", "tags", "block", "rescue", "always", "run_once", "changed_when"}
 KEYWORDS |= {"failed_when", "no_log", "become", "become_user", "check_mode", "ignore_unreachable", "notify", "until", "retries", "delay"}
@@ -104,7 +104,7 @@ def test_actions_are_thin_and_none_is_reached_by_a_redirect() -> None:
     runtime = yaml.safe_load((TOP / "meta/runtime.yml").read_text())
     assert not (runtime.get("plugin_routing") or {}).get("action")
     assert not (runtime.get("plugin_routing") or {}).get("modules")
-    control = UNRECORDED - {"host_survey", "vault_probe", "host_idle", "machine_look"}
+    control = UNRECORDED - {"host_survey", "vault_probe", "host_idle", "machine_look", "disk_info"}
     assert {path.stem for path in (PLUGINS / "action").glob("*.py")} == RECORDED | control
 
 
@@ -221,7 +221,7 @@ TRAVELLING = [
     *(
         path
         for path in MODULES
-        if path.stem not in UNRECORDED - {"host_survey", "vault_verify", "vault_probe", "host_idle", "machine_look"}
+        if path.stem not in UNRECORDED - {"host_survey", "vault_verify", "vault_probe", "host_idle", "machine_look", "disk_info"}
     ),
     *sorted((TOP / "roles").glob("*/files/*.py")),
 ]

@@ -1,0 +1,75 @@
+# Copyright: sunset.crm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Facts of devices as disk_info returns them, for tests of decisions. Constructed; valid for Python 3.6."""
+
+import copy
+
+from ansible_collections.sunset.crm.plugins.module_utils import _disk_facts
+
+GB = 10**9
+
+
+def _fact(name, kind, transport, size, **more):
+    fact = _disk_facts.blank(name)
+    fact.update(path="/dev/" + name, number="8:%d" % (sum(map(ord, name)) % 250), transport=transport, held="no", root="no", model="Sample")
+    fact["class"] = kind
+    fact["serial"] = "SER-" + name
+    fact["identity"] = {"kind": "scsi", "serial": fact["serial"], "size": size}
+    fact["sizes"].update(current=size, capacity=size)
+    fact["blocks"].update(logical=512, physical=4096, metadata=0)
+    fact["traits"].update(rotational="no", removable="no", read_only="no", self_encrypting="unknown", luks="no", emulated="no")
+    for group in ("security", "sanitize", "format", "hidden", "tcg"):
+        fact[group].update({key: "no" for key, value in fact[group].items() if value == "unknown"})
+    fact["sanitize"]["state"] = "never"
+    fact.update(copy.deepcopy(more))
+    return fact
+
+
+def nvme(name="nvme0n1", **sanitize):
+    fact = _fact(name, "nvme", "nvme", 960 * GB, namespace=1, nguid="36344630525000010025384500000" + name[-3:].encode("ascii").hex()[:3])
+    fact["identity"]["kind"] = "nvme"
+    fact["subsystem"] = "nvme:nqn.example:" + name.split("n1")[0].split("n2")[0]
+    fact["sanitize"].update(dict({"supported": "yes", "block": "yes", "crypto": "yes", "seconds": {"block": 60, "crypto": 4}}, **sanitize))
+    fact["format"].update(supported="yes", crypto="yes")
+    fact["sizes"].update(unallocated=0, namespaces=[{"nsid": 1, "bytes": 960 * GB}])
+    fact["controller"] = {"several_controllers": "no"}
+    return fact
+
+
+def ata_ssd(name="sda", **more):
+    fact = _fact(name, "ata-ssd", "sata", 500 * GB, ata=True, wwn="5002538e1234567" + name[-1].encode("ascii").hex()[-1], **more)
+    fact["sanitize"].update(supported="yes", block="yes", crypto="yes")
+    fact["security"].update(supported="yes", enhanced="yes", minutes=2, enhanced_minutes=8)
+    return fact
+
+
+def ata_hdd(name="sdb", **more):
+    """An old turning disk: no sanitize, security erase alone."""
+    fact = _fact(name, "ata-hdd", "sata", 4000 * GB, ata=True, wwn="5000c500a1b2c3d" + name[-1].encode("ascii").hex()[-1], **more)
+    fact["traits"]["rotational"] = "yes"
+    fact["security"].update(supported="yes", enhanced="yes", minutes=400, enhanced_minutes=400)
+    return fact
+
+
+def sas_hdd(name="sdc", **more):
+    fact = _fact(name, "scsi-hdd", "sas", 8000 * GB, wwn="5000c500a1b2c3e" + name[-1].encode("ascii").hex()[-1], **more)
+    fact["traits"]["rotational"] = "yes"
+    fact["sanitize"].update(supported="yes", overwrite="yes", crypto="no")
+    return fact
+
+
+def virtual(name="vda", layer="virtio", **more):
+    fact = _fact(name, "virtual", "virtio", 50 * GB, layer=layer, **more)
+    fact["traits"].update(rotational="unknown", emulated="yes")
+    return fact
+
+
+def volume(name="dm-1", layer="lvm", size=10 * GB, **more):
+    fact = _fact(name, "layer", "device-mapper", size, layer=layer, **more)
+    fact["below"] = ["sda"]
+    return fact
+
+
+def usb(name="sdd", **more):
+    return _fact(name, "usb", "usb", 32 * GB, **more)

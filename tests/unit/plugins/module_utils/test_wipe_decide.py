@@ -1,0 +1,428 @@
+# Copyright: sunset.crm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""The decision over constructed facts: which technique, what it is called, why not another, and when nothing may be done. Valid for Python 3.6."""
+
+import pytest
+
+from ansible_collections.sunset.crm.plugins.module_utils import _wipe_decide, _wipe_group
+from tests.unit.disk_samples import GB, ata_hdd, ata_ssd, nvme, sas_hdd, usb, virtual, volume
+
+PURGE = {"asked": "purge"}
+CLEAR = {"asked": "clear"}
+
+
+def decide(fact, policy=PURGE, siblings=(), **more):
+    return _wipe_decide.decide(fact, dict(policy, **more), siblings)
+
+
+def ids(decision):
+    return [row["id"] for row in decision["techniques"]]
+
+
+def why(decision, name):
+    return next(row["why"] for row in decision["rejected"] if row["id"] == name)
+
+
+# --- what is chosen, and what it is called ---
+
+
+def test_an_nvme_disk_is_purged_by_its_own_sanitize():
+    decision = decide(nvme())
+    assert decision["verdict"] == "plan"
+    assert ids(decision) == ["nvme-sanitize-block", "nvme-sanitize-crypto"]
+    assert (decision["techniques"][0]["class"], decision["techniques"][0]["rev1"], decision["seconds"]) == ("purge", "purge", 60)
+    assert why(decision, "nvme-sanitize-overwrite") == "the device says that it has it not"
+
+
+def test_nvme_format_is_clear_whatever_revision_1_called_it():
+    decision = decide(nvme(supported="no", block="no", crypto="no"))
+    assert decision["verdict"] == "destroy"
+    assert decision["reachable"] == "clear"
+    assert why(decision, "nvme-format-crypto") == "only clear; the policy wants purge"
+    cleared = decide(nvme(supported="no", block="no", crypto="no"), CLEAR)
+    assert ids(cleared) == ["overwrite-keyed", "nvme-format-crypto", "nvme-format-user"]
+    assert next(row for row in cleared["techniques"] if row["id"] == "nvme-format-crypto")["rev1"] == "purge"
+
+
+def test_asked_for_purge_and_only_clear_possible_is_a_failure_with_an_order():
+    decision = decide(usb())
+    assert decision["verdict"] == "destroy"
+    assert decision["techniques"] == []
+    order = decision["order"]
+    assert (order["serial"], order["reachable"], order["provisional"]) == ("SER-sdd", "clear", False)
+    assert "Destruct" in order["method"]
+    assert any("overwrite-keyed: only clear" in line for line in order["because"])
+
+
+def test_unknown_is_neither_yes_nor_no_and_the_order_waits_for_the_answer():
+    fact = nvme(supported="unknown", block="unknown", crypto="unknown", overwrite="unknown")
+    fact["why"]["sanitize.block"] = "the device cannot be asked: Operation not permitted"
+    decision = decide(fact)
+    assert decision["verdict"] == "destroy"
+    assert decision["order"]["provisional"] is True
+    assert any("Operation not permitted" in line for line in decision["order"]["find_out"])
+
+
+def test_clear_begins_with_what_is_proven_byte_by_byte():
+    assert ids(decide(ata_ssd(), CLEAR))[0] == "overwrite-keyed"
+    assert ids(decide(ata_ssd(), dict(CLEAR, prefer="speed")))[0] != "overwrite-keyed"
+
+
+def test_a_turning_disk_is_overwritten_by_its_firmware():
+    decision = decide(sas_hdd())
+    assert ids(decision) == ["scsi-sanitize-overwrite"]
+    assert decision["seconds"] == 50000
+
+
+def test_enhanced_security_erase_of_flash_prints_both_classes():
+    fact = ata_ssd()
+    fact["sanitize"].update(supported="no", block="no", crypto="no")
+    decision = decide(fact)
+    row = decision["techniques"][0]
+    assert (row["id"], row["class"], row["rev1"], row["seconds"]) == ("ata-security-erase-enhanced", "purge", "clear", 480)
+    assert decide(ata_hdd())["techniques"][0]["rev1"] == "purge"
+    assert why(decision, "ata-security-erase") == "only clear; the policy wants purge"
+
+
+def test_the_password_is_recorded_before_it_is_set():
+    assert [step["id"] for step in decide(ata_hdd())["before"]] == ["record-password"]
+
+
+# --- states of drives ---
+
+
+def test_a_frozen_drive_needs_a_power_cycle_first():
+    fact = ata_hdd()
+    fact["security"]["frozen"] = "yes"
+    assert [step["id"] for step in decide(fact)["before"]] == ["thaw-security", "record-password"]
+    fact = ata_ssd()
+    fact["sanitize"]["frozen"] = "yes"
+    assert [step["id"] for step in decide(fact)["before"]] == ["thaw-sanitize"]
+
+
+def test_a_locked_drive_can_do_nothing():
+    fact = ata_ssd()
+    fact["security"].update(enabled="yes", locked="yes")
+    for policy in (PURGE, CLEAR):
+        decision = decide(fact, policy)
+        assert decision["verdict"] == "destroy"
+        assert "locked" in why(decision, "overwrite-keyed")
+        assert "locked" in why(decision, "ata-sanitize-block")
+
+
+def test_a_password_of_somebody_else_keeps_erase_away():
+    fact = ata_hdd()
+    fact["security"]["enabled"] = "yes"
+    assert "not ours" in why(decide(fact), "ata-security-erase-enhanced")
+
+
+def test_unknown_security_is_not_taken_for_free():
+    fact = ata_hdd()
+    fact["security"]["frozen"] = "unknown"
+    assert decide(fact)["verdict"] == "destroy"
+
+
+def test_hidden_areas_are_lifted_or_named():
+    fact = ata_ssd()
+    fact["hidden"].update(hpa="yes", dco="unknown")
+    row = decide(fact, CLEAR)["techniques"][0]
+    assert [step["id"] for step in row["before"]] == ["lift-hpa"]
+    assert any("overlay, if there is one" in text for text in row["not_reached"])
+    assert [step["id"] for step in decide(fact)["before"]] == ["lift-hpa"], "after the erase, all of it is read back"
+
+
+def test_a_running_sanitize_is_joined_and_a_failed_one_left_first():
+    assert "joined" in decide(nvme(state="running"))["techniques"][0]["why"]
+    assert [step["id"] for step in decide(nvme(state="failed"))["before"]] == ["leave-failure"]
+
+
+def test_a_pyrite_drive_does_not_encrypt():
+    fact = ata_ssd()
+    fact["tcg"].update(present="yes", ssc=["pyrite-2"], media_encryption="no")
+    assert "does not encrypt" in why(decide(fact, tcg_credential="yes"), "tcg-revert")
+
+
+def test_revert_needs_the_number_on_the_label():
+    fact = ata_ssd()
+    fact["tcg"].update(present="yes", ssc=["opal-2"], media_encryption="yes")
+    assert "PSID" in why(decide(fact), "tcg-revert")
+    assert "tcg-revert" in ids(decide(fact, tcg_credential="yes"))
+
+
+def test_a_drive_locked_by_tcg_shows_a_shadow_that_is_not_its_data():
+    fact = ata_ssd()
+    fact["tcg"].update(present="yes", locked="yes")
+    assert "overwrite-keyed" not in ids(decide(fact, CLEAR))
+    assert "not its data" in why(decide(fact, CLEAR), "overwrite-keyed")
+
+
+def test_sectors_of_520_bytes_are_sanitised_before_they_are_reformatted():
+    fact = sas_hdd()
+    fact["blocks"]["logical"] = 520
+    fact["sizes"]["current"] = 0
+    assert ids(decide(fact)) == ["scsi-sanitize-overwrite"]
+    fact["sanitize"]["overwrite"] = "no"
+    assert "520" in why(decide(fact, CLEAR), "overwrite-keyed")
+    assert decide(fact, CLEAR)["verdict"] == "destroy"
+
+
+# --- what must not be touched ---
+
+
+@pytest.mark.parametrize(
+    "change,word",
+    [
+        ({"holders": [{"kind": "mount", "what": "/srv (ext4)", "device": "sda1"}], "held": "yes"}, "unmount it in every namespace"),
+        ({"holders": [{"kind": "swap", "what": "/dev/sda2", "device": "sda2"}], "held": "yes"}, "swapoff"),
+        ({"holders": [{"kind": "vm", "what": "process 7 (qemu-system-x86)", "device": "sda"}], "held": "yes"}, "switch the guest off"),
+        ({"holders": [{"kind": "stacked", "what": "md md0", "device": "md0"}], "held": "yes"}, "deactivate"),
+        ({"held": "unknown"}, "not known whether somebody uses it"),
+        ({"root": "yes"}, "running system"),
+        ({"class": "raid-volume"}, "physical disks"),
+        ({"class": "memory"}, "no medium of data"),
+        ({"class": "unknown"}, "nobody knows"),
+        ({"identity": {}, "serial": None, "wwn": None}, "no identity"),
+    ],
+)
+def test_what_is_in_the_way_is_named_and_nothing_is_planned(change, word):
+    fact = ata_ssd()
+    fact.update(change)
+    decision = decide(fact)
+    assert decision["verdict"] == "refused"
+    assert decision["techniques"] == []
+    assert any(word in reason for reason in decision["reasons"]), decision["reasons"]
+
+
+def test_a_disk_in_use_still_shows_what_will_be_done_once_it_is_free():
+    fact = ata_ssd()
+    fact.update(holders=[{"kind": "mount", "what": "/srv (ext4)", "device": "sda1"}], held="yes")
+    decision = decide(fact)
+    assert decision["once_free"][0]["id"] == "ata-sanitize-block"
+    assert decision["order"] is None
+
+
+def test_a_read_only_disk_is_refused():
+    fact = ata_ssd()
+    fact["traits"]["read_only"] = "yes"
+    assert "read-only" in decide(fact)["reasons"][0]
+
+
+@pytest.mark.parametrize(
+    "other",
+    [{"serial": "SER-sda"}, {"wwid": "naa.5002538e12345671"}, {"wwn": "5002538E12345671"}, {"serial": "ser-SDA", "size": 1}],
+)
+def test_a_disk_of_the_control_node_or_a_vault_is_refused_by_any_of_its_names(other):
+    assert decide(ata_ssd(), protected=[other])["verdict"] == "refused"
+
+
+def test_others_disks_protect_nothing_here():
+    assert decide(ata_ssd(), protected=[{"serial": "OTHER", "size": 500 * GB}, {}, {"size": 500 * GB}])["verdict"] == "plan"
+
+
+# --- virtual disks and volumes ---
+
+
+def test_a_virtual_disk_is_logical_sanitisation_and_called_so():
+    row = decide(virtual(), CLEAR)["techniques"][0]
+    assert (row["id"], row["class"], row["rev1"]) == ("overwrite-keyed", "logical", "none")
+    assert row["not_reached"] == ["all layers below this device"]
+    assert decide(virtual(), dict(CLEAR, logical="no"))["verdict"] == "destroy"
+
+
+@pytest.mark.parametrize("layer,word", [("rbd", "trash"), ("loop", "earlier places"), ("qcow2", "backing chain")])
+def test_what_a_virtual_disk_keeps_elsewhere_is_named(layer, word):
+    assert word in decide(virtual(layer=layer), CLEAR)["techniques"][0]["not_reached"][1]
+
+
+def test_logical_sanitisation_is_no_purge():
+    decision = decide(virtual())
+    assert decision["verdict"] == "destroy"
+    assert decision["reachable"] == "logical"
+    assert "every physical disk below" in decision["order"]["method"]
+    assert decide(virtual(), logical="yes")["techniques"][0]["class"] == "logical"
+
+
+def test_a_layer_is_refused_in_favour_of_what_it_is_made_of():
+    for layer in ("partition", "md", "lvm", "lvm-thin-pool", "dm-crypt", "bcache"):
+        decision = decide(volume(layer=layer), CLEAR)
+        assert decision["verdict"] == "refused" and "sda" in decision["reasons"][0]
+        assert decision["once_free"] == []
+    assert decide(volume(layer="md"), CLEAR, volume=True)["verdict"] == "refused"
+
+
+def test_a_volume_that_the_plan_names_is_logical_sanitisation():
+    assert decide(volume(), CLEAR, volume=True)["techniques"][0]["class"] == "logical"
+
+
+def thin(**more):
+    return volume(
+        layer="lvm-thin",
+        size=10 * GB,
+        thin=dict({"pool": "vg-pool", "data_bytes": 20 * GB, "data_used": 12 * GB, "mapped": 6 * GB}, **more),
+    )
+
+
+def test_a_thin_pool_is_never_filled_up():
+    assert decide(thin(), CLEAR, volume=True)["verdict"] == "plan", "4 GB of 8 free are taken, 4 stay"
+    full = decide(thin(mapped=1 * GB), CLEAR, volume=True)
+    assert full["verdict"] == "destroy"
+    assert "never filled up" in why(full, "overwrite-keyed")
+    assert decide(thin(), CLEAR, volume=True, pool_reserve=0.25)["verdict"] == "destroy"
+    for lost in ("mapped", "data_bytes", "data_used"):
+        assert "does not tell" in why(decide(thin(**{lost: None}), CLEAR, volume=True), "overwrite-keyed")
+
+
+# --- LUKS ---
+
+
+def luks_disk():
+    fact = ata_ssd()
+    fact["sanitize"].update(supported="no", block="no", crypto="no")
+    fact["security"].update(supported="no", enhanced="no")
+    fact["luks"] = {"version": 2, "uuid": "u", "keyslots": ["0", "1"], "tokens": ["0 systemd-tpm2"], "header_bytes": 1 << 24}
+    return fact
+
+
+GOOD = {"encrypted_from_start": "yes", "copies": [{"what": "header backup in the safe", "destroyed": "yes"}]}
+
+
+def test_keys_are_destroyed_only_where_every_copy_is_accounted_for():
+    decision = decide(luks_disk(), luks=GOOD)
+    row = decision["techniques"][0]
+    assert (row["id"], row["class"], row["with"]) == ("luks-key-destruction", "purge", ["overwrite-keyed"])
+    assert row["ledger"]["keyslots"] == ["0", "1"]
+
+
+def test_logical_sanitisation_is_not_chosen_where_keys_can_be_destroyed():
+    fact = virtual()
+    fact["luks"] = luks_disk()["luks"]
+    fact["sizes"]["current"] = 1 << 20
+    for policy in (CLEAR, dict(PURGE, logical="yes"), dict(PURGE, logical="yes", prefer="speed")):
+        assert ids(decide(fact, policy, luks=GOOD)) == ["luks-key-destruction"]
+
+
+@pytest.mark.parametrize(
+    "ledger,word",
+    [
+        (None, "attested"),
+        ({"encrypted_from_start": "unknown", "copies": []}, "attested"),
+        ({"encrypted_from_start": "no", "copies": []}, "attested"),
+        ({"encrypted_from_start": "yes"}, "no ledger of key copies"),
+        (dict(GOOD, copies=[{"what": "escrow", "destroyed": "no"}]), "escrow is not destroyed"),
+        (dict(GOOD, copies=[{"what": "escrow", "destroyed": "unknown"}]), "escrow is not destroyed"),
+    ],
+)
+def test_a_cryptographic_erase_with_an_open_question_is_none(ledger, word):
+    decision = decide(luks_disk(), luks=ledger)
+    assert decision["verdict"] == "destroy"
+    assert word in why(decision, "luks-key-destruction")
+
+
+def test_a_header_that_cannot_be_read_is_no_basis():
+    fact = luks_disk()
+    fact["luks"]["keyslots"] = None
+    assert "cannot be read" in why(decide(fact, luks=GOOD), "luks-key-destruction")
+
+
+# --- one drive, several devices ---
+
+
+def pair(**second):
+    one, two = nvme("nvme0n1"), nvme("nvme0n2")
+    two.update(namespace=2, nguid="f" * 32, **second)
+    one["sizes"]["namespaces"] = two["sizes"]["namespaces"] = [{"nsid": 1}, {"nsid": 2}, {"nsid": 3}]
+    return [one, two]
+
+
+def test_sanitize_names_the_other_namespaces_and_those_that_nobody_shows():
+    first, second = _wipe_group.decide(pair(), lambda fact: PURGE)
+    assert (first["covers"], second["covers"]) == (["nvme0n2"], ["nvme0n1"])
+    assert first["warnings"] == ["namespace 3 of the same drive is not shown on this machine"]
+
+
+def test_sanitize_is_out_where_another_namespace_is_mounted():
+    held = {"holders": [{"kind": "mount", "what": "/srv (ext4)", "device": "nvme0n2"}], "held": "yes"}
+    first, second = _wipe_group.decide(pair(**held), lambda fact: CLEAR)
+    assert ids(first) == ["overwrite-keyed", "nvme-format-crypto", "nvme-format-user"]
+    assert "nvme0n2" in why(first, "nvme-sanitize-block")
+    assert second["verdict"] == "refused"
+    assert _wipe_group.decide(pair(**held), lambda fact: PURGE)[0]["verdict"] == "destroy"
+
+
+def test_sanitize_is_out_where_another_namespace_is_in_no_plan():
+    (first,) = _wipe_group.decide(pair(), lambda fact: PURGE if fact["name"] == "nvme0n1" else None)
+    assert first["verdict"] == "destroy"
+    assert "no plan" in why(first, "nvme-sanitize-crypto")
+
+
+def test_a_format_that_reaches_all_namespaces_is_out_as_well():
+    facts = pair(holders=[{"kind": "swap", "what": "/dev/nvme0n2", "device": "nvme0n2"}], held="yes")
+    for fact in facts:
+        fact["format"]["erase_all_namespaces"] = "unknown"
+    first = _wipe_group.decide(facts, lambda fact: CLEAR)[0]
+    assert ids(first) == ["overwrite-keyed"]
+
+
+def paths(map_holders=(), own=()):
+    stacked = {"kind": "stacked", "what": "multipath mpatha", "device": "dm-0"}
+    daemon = {"kind": "descriptor", "what": "process 500 (multipathd)", "device": "sda"}
+    facts = []
+    for name in ("sda", "sdb"):
+        fact = sas_hdd(name)
+        fact.update(wwn="5000c500ffffffff", multipath="dm-0", held="yes", holders=[stacked, daemon] + list(own) + list(map_holders))
+        facts.append(fact)
+    above = volume("dm-0", "multipath", 8000 * GB, holders=list(map_holders))
+    above["held"] = "yes" if map_holders else "no"
+    return facts + [above]
+
+
+def test_a_disk_behind_several_paths_is_decided_once_and_written_through_its_map():
+    (only,) = _wipe_group.decide(paths(), lambda fact: PURGE)
+    assert (only["verdict"], only["paths"], only["through"]) == ("plan", ["sda", "sdb"], "/dev/dm-0")
+
+
+def test_what_is_mounted_from_the_map_is_in_the_way_on_every_path():
+    mounted = {"kind": "mount", "what": "/data (xfs)", "device": "dm-0"}
+    (only,) = _wipe_group.decide(paths([mounted]), lambda fact: PURGE)
+    assert only["verdict"] == "refused"
+
+
+def test_a_map_that_somebody_unseen_claims_is_in_the_way():
+    claimed = {"kind": "exclusive", "what": "the kernel says that it is claimed, by whom cannot be seen", "device": "dm-0"}
+    (only,) = _wipe_group.decide(paths([claimed]), lambda fact: PURGE)
+    assert any("claimed" in reason for reason in only["reasons"])
+
+
+def test_two_paths_without_a_map_are_one_medium():
+    facts = [sas_hdd(name) for name in ("sda", "sdb")]
+    for fact in facts:
+        fact["wwn"] = "5000c500ffffffff"
+    assert len(_wipe_group.decide(facts, lambda fact: PURGE)) == 1
+    facts[1].update(held="yes", holders=[{"kind": "mount", "what": "/x (ext4)", "device": "sdb1"}])
+    assert _wipe_group.decide(facts, lambda fact: PURGE)[0]["verdict"] == "refused"
+
+
+@pytest.mark.parametrize(
+    "policy",
+    [
+        None,
+        {},
+        {"asked": "wipe"},
+        {"asked": "purge", "prefer": "fun"},
+        {"asked": "clear", "logical": True},
+        {"asked": "clear", "pool_reserve": 0},
+    ],
+)
+def test_a_policy_that_says_nothing_is_one_clear_error(policy):
+    assert _wipe_decide.policy_problem(policy)
+    with pytest.raises(ValueError):
+        _wipe_decide.decide(nvme(), policy)
+
+
+def test_the_digest_of_a_decision_does_not_hang_on_a_process_id():
+    one, two = ata_ssd(), ata_ssd()
+    for fact, pid in ((one, 7), (two, 8)):
+        fact.update(held="yes", holders=[{"kind": "descriptor", "what": "process %d (dd)" % pid, "device": "sda"}])
+    assert _wipe_decide.summary(decide(one)) == _wipe_decide.summary(decide(two))
+    assert _wipe_decide.summary(decide(one)) != _wipe_decide.summary(decide(one, CLEAR))
