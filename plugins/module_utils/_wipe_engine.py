@@ -27,8 +27,13 @@ from typing import Set  # noqa: F401
 
 try:
     from ansible_collections.sunset.crm.plugins.module_utils import (
-        _device, _wipe_judge, _wipe_pass, _wipe_plan, _wipe_stream, _wipe_transport,
-    )  # fmt: skip
+        _device,
+        _wipe_judge,
+        _wipe_pass,
+        _wipe_plan,
+        _wipe_stream,
+        _wipe_transport,
+    )
 except ImportError:  # as a job the file lies beside its helpers, without the collection
     sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
     import _device  # type: ignore
@@ -396,7 +401,8 @@ class Wipe:
             self.load()
             self.work()
             result = self.result()
-            self.save(ended=utc(time.time()))
+            if self.state["phase"] == "verified":
+                self.save(ended=utc(time.time()))
         except Refused as err:
             result = self.short("refused", err.reasons)
         except Aborted as err:
@@ -438,13 +444,13 @@ def algorithm(key):
     }
 
 
-def tools():
+def tools(modules=()):
     try:
         crypto = _wipe_stream.libcrypto_version()
     except _wipe_stream.StreamError:
         crypto = "none"
     digest = hashlib.sha256()
-    for module in MODULES + (sys.modules[__name__],):
+    for module in modules or MODULES + (sys.modules[__name__],):
         with open(str(module.__file__), "rb") as handle:
             digest.update(handle.read())
     return {

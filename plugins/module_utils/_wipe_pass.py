@@ -17,10 +17,9 @@ import time
 from typing import Any, List, Optional, Set  # noqa: F401
 
 try:
-    from ansible_collections.sunset.crm.plugins.module_utils import _wipe_judge, _wipe_plan, _wipe_stream
+    from ansible_collections.sunset.crm.plugins.module_utils import _wipe_judge, _wipe_stream
 except ImportError:  # as a job the file lies beside its helpers, without the collection
     import _wipe_judge  # type: ignore
-    import _wipe_plan  # type: ignore
     import _wipe_stream  # type: ignore
 
 BLOCK = 1 << 20

@@ -129,7 +129,9 @@ class Link:
             flags |= 0x06 | (0x08 if protocol == ATA_PIO_IN else 0)  # length in the count field, in blocks
             count = count or 1
         extended = command in (0x2F, 0xB4)
-        cdb = bytearray([0x85, protocol << 1 | int(extended), flags, features >> 8 & 0xFF, features & 0xFF, count >> 8 & 0xFF, count & 0xFF])
+        cdb = bytearray(
+            [0x85, protocol << 1 | int(extended), flags, features >> 8 & 0xFF, features & 0xFF, count >> 8 & 0xFF, count & 0xFF]
+        )
         for high, low in ((24, 0), (32, 8), (40, 16)):
             cdb += bytearray([lba >> high & 0xFF, lba >> low & 0xFF])
         cdb += bytearray([0x40, command, 0])
