@@ -20,6 +20,7 @@ except ImportError:  # as a job the file lies beside its helpers, without the co
     import _wipe_judge  # type: ignore
     import _wipe_transport  # type: ignore
 
+OVERWRITE = _wipe_judge.OVERWRITE
 FAKE = "a protocol-level fake only, no real drive"
 QEMU = "a protocol-level fake and QEMU's emulation, no real drive"
 # What is refused by name: a weaker thing is never done under its name.
@@ -27,6 +28,11 @@ NOT_BUILT = {
     "tcg-revert": "reverting a self-encrypting drive is not built; use the maker's tool (sedutil-cli) and a waiver, or another technique",
     "luks-destroy-keys": "destroying LUKS keys alone is not built; overwrite the whole device (overwrite-keyed)",
 }
+# Other names of the same techniques: "overwrite" is what an authorisation says, the rest the decision's own.
+ALIASES = {
+    "overwrite": OVERWRITE, "nvme-format-user": "nvme-format-ses1", "nvme-format-crypto": "nvme-format-ses2",
+    "luks-key-destruction": "luks-destroy-keys",
+}  # fmt: skip
 OVERWRITE_LIMIT, BLOCK_LIMIT = 16e9, 2e12  # bytes a second that no link, and no flash erase, can exceed
 NOT_NAMED = "not named"
 DAY = 86400
@@ -405,14 +411,20 @@ _ALL = (
 TECHNIQUES = {technique.name: technique for technique in _ALL}  # type: Dict[str, Technique]
 
 
+def canonical(name):
+    # type: (str) -> str
+    return ALIASES.get(name, name)
+
+
 def unusable(name):
     # type: (str) -> Optional[str]
     """Why a technique of this name cannot be asked for; None if it can."""
-    if name == _wipe_judge.OVERWRITE or name in TECHNIQUES:
+    name = canonical(name)
+    if name == OVERWRITE or name in TECHNIQUES:
         return None
     if name in NOT_BUILT:
         return "%s: %s" % (name, NOT_BUILT[name])
-    return "%r is no technique; expected one of %s" % (name, ", ".join([_wipe_judge.OVERWRITE] + sorted(TECHNIQUES)))
+    return "%r is no technique; expected one of %s" % (name, ", ".join([OVERWRITE] + sorted(TECHNIQUES)))
 
 
 def classes(technique, found):
@@ -483,3 +495,19 @@ def changed(before, after):
     """Does the log say something else than before? The estimates may differ by themselves."""
     names = ("state", "action", "global_data_erased", "passes")
     return any(before.get(name) != after.get(name) for name in names)
+
+
+def obstacles(technique, link, found):
+    # type: (Technique, Any, Dict[str, Any]) -> Any
+    """(reasons why the drive is not asked, what it says of itself). Only reads; nothing has been written yet."""
+    kind = {"nvme": "nvme", "ata": "scsi", "scsi": "scsi"}[technique.family]
+    if found.get("kind") != kind:
+        return ["%s is no technique for a device of the kind %s" % (technique.name, found.get("kind"))], {}
+    probe = technique.probe(link, found)
+    reasons = list(probe["reasons"])
+    if probe["supported"] == "no":
+        reasons.append("the drive does not know %s" % technique.text)
+    # Not every SAS drive can say what it knows: those are asked, and refuse by themselves.
+    if probe["supported"] == "unknown" and not reasons and technique.family != "scsi":
+        reasons.append("it is not known whether the drive knows %s" % technique.text)
+    return reasons, probe

@@ -54,7 +54,7 @@ class Purge(_wipe_engine.Wipe):
 
     def __init__(self, spec, directory):
         _wipe_engine.Wipe.__init__(self, spec, directory)
-        self.way = copy.copy(_wipe_firmware.TECHNIQUES.get(self.technique))  # type: Any
+        self.way = copy.copy(_wipe_firmware.TECHNIQUES.get(_wipe_firmware.canonical(self.technique)))  # type: Any
         self._link = None  # type: Any
 
     def open(self):
@@ -86,15 +86,7 @@ class Purge(_wipe_engine.Wipe):
 
     def ready(self):
         """Nothing has been written yet: may the drive do this, and does it do something already?"""
-        if self.way.family == "ata" and self.found["kind"] != "scsi" or self.way.family == "nvme" and self.found["kind"] != "nvme":
-            if not self.spec.get("any_kind"):
-                raise _wipe_engine.Refused(["%s is no technique for a device of the kind %s" % (self.technique, self.found["kind"])])
-        probe = self.way.probe(self.link(), self.found)
-        reasons = list(probe["reasons"])
-        if probe["supported"] == "no":
-            reasons.append("the drive does not know %s" % self.way.text)
-        if probe["supported"] == "unknown" and not reasons and self.way.family != "scsi":
-            reasons.append("it is not known whether the drive knows %s" % self.way.text)
+        reasons, probe = _wipe_firmware.obstacles(self.way, self.link(), self.found)
         if reasons:
             raise _wipe_engine.Refused(reasons)
         now = self.way.look(self.link())
@@ -345,6 +337,22 @@ def left(fd, size, places):
     found = [[place, digest_at(worker, fd, place, size)] for place in sorted(drawn)]
     worker.close()
     return found
+
+
+def refusals(device, technique, found):
+    """Read-only, before a job is started: why the drive cannot be asked for this."""
+    problem = _wipe_firmware.unusable(technique)
+    if problem:
+        return [problem]
+    way = _wipe_firmware.TECHNIQUES[_wipe_firmware.canonical(technique)]
+    try:
+        fd = os.open(device, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    except OSError as err:
+        return ["%s cannot be opened: %s" % (device, err.strerror)]
+    try:
+        return _wipe_firmware.obstacles(way, _wipe_transport.Link(fd), found)[0]
+    finally:
+        os.close(fd)
 
 
 def digest_at(worker, fd, place, size):
