@@ -164,10 +164,10 @@ class Wipe:
                 asked, phase="new", offset=0, canaries=[], planted=0, bad=[], sessions=[], first_started=self.started,
                 device_counters=_wipe_transport.written_by_device(self.fd, self.found["kind"]),
             )  # fmt: skip
-        if state.get("boot_id") != self._boot_id():
-            # the kernel's counters begin anew with the machine: what came before can no longer be confirmed by them
+        if (state.get("boot_id"), state.get("number")) != (self._boot_id(), self.found["number"]):
+            # the kernel's counters begin anew with the machine and belong to a number: what came before cannot be confirmed by them
             state["counters"] = self._counters() if state["phase"] == "new" else None
-            state["boot_id"] = self._boot_id()
+            state["boot_id"], state["number"] = self._boot_id(), self.found["number"]
         self.state = state
         self.sessions_before = sum(item["seconds"] for item in state["sessions"])
         state["sessions"] = state["sessions"] + [{"started": utc(self.started), "seconds": 0.0, "pid": os.getpid()}]
@@ -312,7 +312,8 @@ class Wipe:
         seconds = self._pass(work)
         after = self._counters()
         bad = [place for place in self.state["bad"] if places is None or places.holds(place)]
-        facts = _wipe_judge.judge_verification(self.state["canaries"], work.mismatched, work.unreadable, bad, work.total, work.bytes_read)
+        canaries, read = self.state["canaries"], work.bytes_read
+        facts = _wipe_judge.judge_verification(canaries, work.mismatched, work.unreadable, bad, self.size, read, work.total)
         facts.update(mode="sample" if places else "full", seconds=seconds, unreadable=sorted(work.unreadable))
         if places:
             facts["plan"] = _wipe_plan.describe(places.parts, self.size, self.state["seed"])

@@ -81,8 +81,8 @@ def range_bytes(ranges):
     return sum(end - start for start, end in ranges)
 
 
-def judge_verification(canaries, mismatched, unreadable, write_errors, size, bytes_read):
-    """Was the whole device read and found to hold the stream, except for exactly the canaries?
+def judge_verification(canaries, mismatched, unreadable, write_errors, size, bytes_read, wanted=None):
+    """Was the whole device (or of it the ``wanted`` bytes of a plan) read and found to hold the stream, except for exactly the canaries?
 
     A verifier that reports no difference at all has not looked: each canary must be among its differences. A place
     that could not be written or read is no difference; it makes the result one "with exceptions".
@@ -94,12 +94,14 @@ def judge_verification(canaries, mismatched, unreadable, write_errors, size, byt
     reasons = []
     if not expected:
         reasons.append("no canary was left, so the verifier was never seen to find a difference")
+    if expected and not expected & found and not missed:
+        reasons.append("none of %d canaries could be read, so the verifier was never seen to find a difference" % len(expected))
     if missed:
         reasons.append("the verifier missed %d of %d canaries: it does not see the device" % (len(missed), len(expected)))
     if unexpected:
         reasons.append("%d places do not hold the stream" % len(unexpected))
-    if covered != size:
-        reasons.append("%d of %d bytes were read" % (covered, size))
+    if covered != (size if wanted is None else wanted):
+        reasons.append("%d of %d bytes were read" % (covered, size if wanted is None else wanted))
     return {
         "verdict": "no" if reasons else "yes",
         "reasons": reasons,
@@ -117,7 +119,7 @@ def judge_accounting(before, after, wanted, same_boot):
     """Did the kernel see as many bytes go to the device as it holds? Independent of what the engine says it wrote."""
     facts = {"wanted_bytes": wanted, "counter": "/sys/dev/block/*/stat"}
     if before is None or after is None or not same_boot or after < before:
-        why = "the counter was not readable, or it began anew (restart of the machine)"
+        why = "the counter was not readable, or it began anew (restart of the machine, another device number)"
         return dict(facts, verdict="unknown", bytes=None, why=why)
     moved = (after - before) * SECTOR
     why = "" if moved >= wanted else "the kernel counted %d bytes, expected at least %d" % (moved, wanted)

@@ -203,7 +203,7 @@ class WritePass(Pass):
                     raise
                 with self._lock:
                     self.bad.add(offset + place)
-                    too_many(len(self.bad), "written")
+                    too_many(len(self.bad), "written", self.size)
 
 
 class ZeroPass(WritePass):
@@ -234,7 +234,7 @@ class VerifyPass(Pass):
             self.bytes_read += count
             self.mismatched.update(wrong)
             self.unreadable.update(unreadable)
-            too_many(len(self.unreadable), "read")
+            too_many(len(self.unreadable), "read", self.size)
 
     def wrong_units(self, worker, offset, size):
         return worker.differing_units(offset, size)
@@ -282,9 +282,11 @@ class SurvivorPass(VerifyPass):
         return found
 
 
-def too_many(count, verb):
-    if count > MAX_BAD_UNITS:
-        raise Broken("more than %d places cannot be %s; destroy the medium physically" % (MAX_BAD_UNITS, verb))
+def too_many(count, verb, size):
+    """One in a hundred places, and never more than MAX_BAD_UNITS: that is no disk with bad places any more."""
+    limit = min(MAX_BAD_UNITS, max(16, size // UNIT // 100))
+    if count > limit:
+        raise Broken("more than %d places cannot be %s; destroy the medium physically" % (limit, verb))
 
 
 def segments(offset, size, left_out):
