@@ -263,6 +263,9 @@ def _media_wipe(item: Item, plan: Plan, view: View, vault: str) -> Options:
     technique = _wipe_firmware.canonical(str(wipe.get("method", "overwrite")))
     if problem := _wipe_firmware.unusable(technique):
         raise Refusal(f"{item['id']}: the plan's method of wiping it cannot be used: {problem}")
+    for name, words in (("verify", ("full", "sample")), ("final", ("stream", "zeros"))):
+        if wipe.get(name, words[0]) not in words:
+            raise Refusal(f"{item['id']}: the plan's wipe.{name} is {wipe[name]!r}; expected {' or '.join(words)}")
     return {
         "device": wipe.get("device", item["expects"]["device"]),
         "identity": item["identity"],

@@ -110,6 +110,7 @@ def nwipe(device: str, size: int, place: Path) -> float:
 def keyed(device: str, size: int, make: type) -> None:
     fd = os.open(device, os.O_RDWR | os.O_DIRECT)
     work = make(fd, bytes.fromhex(KEY), size, *([0] if issubclass(make, _wipe_pass.VerifyPass) else [(), 0]))
+    work.cores = _wipe_pass.Cores(os.path.join(tempfile.gettempdir(), f"sunset-bench-cores-{os.getpid()}"))  # as a job does
     runner = _wipe_pass.Runner(work, 0, size, _wipe_pass.workers())
     with runner:
         while not runner.wait(0.5):

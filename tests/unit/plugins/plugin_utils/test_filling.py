@@ -130,10 +130,18 @@ def test_the_way_of_wiping_is_the_plans(declared: dict[str, str], technique: str
     assert (given["technique"], given["verify"]) == (technique, verify)
 
 
-@pytest.mark.parametrize(("method", "word"), [("tcg-revert", "not built"), ("shred", "is no technique")])
-def test_a_way_that_cannot_be_gone_is_refused_by_name(method: str, word: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "value", "word"),
+    [
+        ("method", "tcg-revert", "not built"),
+        ("method", "shred", "is no technique"),
+        ("verify", "quick", "expected full or sample"),
+        ("final", "ones", "expected stream or zeros"),
+    ],
+)
+def test_a_way_that_cannot_be_gone_is_refused_by_name(name: str, value: str, word: str) -> None:
     data = plan_data()
-    item_of(data, "medium:pgdata")["wipe"]["method"] = method
+    item_of(data, "medium:pgdata")["wipe"][name] = value
     with pytest.raises(Refusal, match=word):
         filled("medium:pgdata", "media_wipe", book=complete(make_plan(data)))
 
