@@ -8,8 +8,8 @@
 
 For each folder a loop device over a preallocated file there (direct I/O where the file system can). Everything is
 measured in interleaved rounds; a figure is the median over the rounds, a share is taken within a round, of the best of fio,
-dd and a plain loop of direct writes. Where the device is faster than 1 GB/s for each core, the cipher is the limit:
-then GB/s a core is the figure. nwipe is measured once, between its first and its last write (it takes seconds to start).
+dd and a plain loop of direct writes. The keyed pass is promised for up to 1 GB/s for each core: a faster device counts as
+one of that speed. nwipe is measured once, between its first and its last write (it takes seconds to start).
 Needs root, and fio and nwipe (those that are missing are left out, and said to be).
 """
 
@@ -19,7 +19,6 @@ import argparse
 import json
 import mmap
 import os
-import resource
 import shutil
 import statistics
 import subprocess
@@ -128,8 +127,10 @@ def job(device: str, folder: Path) -> tuple[float, int]:
     (folder / "spec.json").write_text(json.dumps(spec))
     began = time.perf_counter()
     process = subprocess.Popen([sys.executable, "-I", str(_wipe_engine.__file__), str(folder / "spec.json")])
-    startup = 0.0
-    while process.poll() is None:
+    startup, ended = 0.0, 0
+    while not ended:
+        # Its own memory, and not that of the tools that were measured before.
+        ended, _status, usage = os.wait4(process.pid, os.WNOHANG)
         if not startup and (folder / "state.json").exists():
             startup = time.perf_counter() - began
         time.sleep(0.002)
@@ -137,7 +138,8 @@ def job(device: str, folder: Path) -> tuple[float, int]:
     if result["outcome"] != "sanitised":
         raise SystemExit(f"the job ended as {result['outcome']}: {result['reasons']}")
     (folder / "state.json").unlink()
-    return startup, resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024
+    process.returncode = 0
+    return startup, usage.ru_maxrss // 1024
 
 
 def several(devices: list[str], place: Path, rate: int) -> float:
@@ -235,13 +237,11 @@ def measure(name: str, device: str, size: int, rounds: int, place: Path) -> None
     writers = tuple(key for key in ("dd zero", "raw write", "fio write") if key in passes)
     readers = tuple(key for key in ("raw read", "dd read", "fio read") if key in passes)
     cores, rate = os.cpu_count() or 1, statistics.median(size / sample[0] for sample in samples["keyed"])
-    limit = statistics.median(max(size / samples[key][n][0] for key in writers) for n in range(rounds))
+    limits = [max(size / samples[key][n][0] for key in writers) for n in range(rounds)]
     report(f"{name}_zero_pass_share", share("zero", writers), 0.95)
-    if limit <= cores * 1e9:
-        report(f"{name}_keyed_pass_share", share("keyed", writers), 0.90)
-    else:
-        print(f"# {name}: {limit / 1e9:.1f} GB/s raw is more than 1 GB/s for each of {cores} cores; share {share('keyed', writers):.2f}")
-        report(f"{name}_keyed_gigabytes_per_second_and_core", rate / 1e9 / cores, 1.0)
+    print(f"# {name}: raw limit {statistics.median(limits) / 1e9:.1f} GB/s, of which the keyed pass has {share('keyed', writers):.2f}")
+    capped = [size / samples["keyed"][n][0] / min(limits[n], cores * 1e9) for n in range(rounds)]
+    report(f"{name}_keyed_pass_share_up_to_{cores}_GBps", statistics.median(capped), 0.90)
     report(f"{name}_keyed_times_shred", 1 / share("shred", ("keyed",)), 2.0)
     if shutil.which("nwipe"):
         theirs = nwipe(device, size, place)
