@@ -103,7 +103,7 @@ def build_certificate(
             **{key: wipe.get(key, UNKNOWN) for key in ("byte_ranges", "error_ranges", "started", "ended", "seconds", "sessions")},
             "technique_id": technique_of(wipe),
             "final": wipe.get("final") or {},
-            "firmware": wipe.get("firmware") or {},
+            "firmware": {**wipe["firmware"], "left": list(wipe.get("left") or [])} if wipe.get("firmware") else {},
         },
         "verification": dict(wipe["verification"]),
         "accounting": wipe.get("accounting") or UNKNOWN,
