@@ -61,6 +61,8 @@ class Deferred(_staging.Staging):
 class Outlet(object):
     """A staging place for the second way: the large artefact goes to a descriptor, the small ones are staged already."""
 
+    reads_back = False
+
     def __init__(self, spec, descriptor):
         self.slug = _staging.slug(spec["item"])
         self._spec, self._descriptor = spec, descriptor

@@ -134,13 +134,13 @@ class Copy(object):
     def add_json(self, role, ending, value):
         return self.add(role, ending, _staging.copy_chunks(_canonical.canonical(value)))
 
-    def check(self, readers):
-        """Read everything back from the disk; a reader must take the dump to its end."""
+    def check(self, readers, looks=None):
+        """Read everything back from the disk; a reader must take the dump to its end, a look sees its content."""
         for artefact in self.artefacts:
             if artefact.get("direct"):
                 continue  # nothing was staged; the vault's proof restores it
             self._report.phase("reading back " + artefact["role"], artefact["bytes"])
-            _stream.check_staged(artefact, readers.get(artefact["role"]))
+            _stream.check_staged(artefact, readers.get(artefact["role"]), (looks or {}).get(artefact["role"]))
 
 
 def short_id(digest):
@@ -376,13 +376,17 @@ def archive_filestore(spec, staging, report):
     entries = _filestore.manifest(spec["path"], report.objects, selection, marks)
     digest = _filestore.manifest_digest(entries)
     copy = Copy(staging, short_id(digest), spec, report)
-    copy.add("archive", ".tar", _filestore.archive_chunks(spec["path"], entries))
+    # The content of each member is compared where the archive is read back from the disk; else on its way.
+    copy.add("archive", ".tar", _filestore.archive_chunks(spec["path"], entries, check=not staging.reads_back))
     copy.add("manifest", ".manifest.jsonl", _filestore.manifest_chunks(entries))
     report.phase("looking again")
     changes = _filestore.moved(spec["path"], marks, selection)
     if changes:
         raise SourceChanged("changed while the archive was made: {0}".format("; ".join(changes[:10])))
-    copy.check({"archive": ["tar", "-t", "-f", "-"]})
+    checked = _filestore.ArchiveCheck(entries)
+    copy.check({"archive": ["tar", "-t", "-f", "-"]}, {"archive": checked.feed})
+    if not any(artefact.get("direct") for artefact in copy.artefacts):
+        checked.finish()
     facts = dict(
         _filestore.totals(entries),
         manifest_sha256=digest,

@@ -66,21 +66,35 @@ def exact_value(name, data_type):
     return column
 
 
+def exact_length(name, data_type):
+    """LENGTH(exact_value) without forming the value a second time."""
+    column = my_identifier(name)
+    if data_type in _LONG_TEXT or data_type in _LONG_BYTES:
+        return "IF({0} IS NULL,'N',64)".format(column)
+    if data_type in _BYTES or data_type in ("char", "varchar"):
+        return "IFNULL(LENGTH({0}),'N')".format(column)
+    return "IFNULL(LENGTH({0}),'N')".format(exact_value(name, data_type))
+
+
 def row_hash(columns):
     """64 bits of sha256 over all values, each with its length or N for NULL before it: nothing can shift between columns."""
     marks, values = [], []
     for column in columns:
         value = exact_value(column.name, column.data_type)
-        marks.append("IFNULL(LENGTH({0}),'N')".format(value))
+        marks.append(exact_length(column.name, column.data_type))
         values.append("IFNULL({0},'')".format(value))
     joined = "CONCAT_WS(',',{0})".format(",".join(marks + values))
     return "CAST(CONV(LEFT(SHA2({0},256),16),16,10) AS DECIMAL(20,0))".format(joined)
 
 
+# A row whose hash could not be formed stands in the sum as this. It is larger than any sum of hashes, so both come out of one sum, and
+# the hash, which is nearly all the work, is formed once a row.
+UNHASHED = 10**40
+
+
 def contents_expressions(columns):
-    """Rows, sum of the row hashes, rows whose hash could not be formed (those make the fingerprint fail, by name)."""
-    hashed = row_hash(columns)
-    return ["COUNT(*)", "IFNULL(SUM({0}),0)".format(hashed), "IFNULL(SUM({0} IS NULL),0)".format(hashed)]
+    """Rows, and the sum of the row hashes with UNHASHED for each row whose hash could not be formed."""
+    return ["COUNT(*)", "IFNULL(SUM(IFNULL({0},{1})),0)".format(row_hash(columns), UNHASHED)]
 
 
 def take(session, database, method=None, progress=None):
@@ -191,14 +205,15 @@ def history(kind, columns):
 
 def _contents(session, name, kind, columns):
     suffix, implicit = history(kind, columns)
-    rows, total, unhashed = session.rows(contents_expressions(columns + implicit), "FROM {0}{1}".format(my_identifier(name), suffix))[0]
-    if int(unhashed):
+    rows, told = session.rows(contents_expressions(columns + implicit), "FROM {0}{1}".format(my_identifier(name), suffix))[0]
+    unhashed, total = divmod(int(told), UNHASHED)
+    if unhashed:
         raise ValueError(
             "table {0}: {1} rows are too large for max_allowed_packet and could not be hashed; raise it on the server".format(
                 name, unhashed
             )
         )
-    return {"rows": int(rows), "hash": total}
+    return {"rows": int(rows), "hash": str(total)}
 
 
 def _digest(payload):

@@ -32,10 +32,11 @@ PINS = (
     "BEGIN TRANSACTION ISOLATION LEVEL REPEATABLE READ READ ONLY",
 )
 
-# The server's own fast hash where it has one (11 and later), md5 otherwise. Sums keep duplicates apart, which xor would not.
+# The server's own fast hash where it has one (11 and later), md5 otherwise. Sums keep duplicates apart, which xor would not. The sum of
+# bigints is a numeric: exact, whatever it grows to, and the same as that of numerics, for less work.
 METHODS = {
-    "hashtextextended": "coalesce(sum(hashtextextended({0}, 0)::numeric), 0)::text",
-    "md5": "coalesce(sum(('x' || substr(md5({0}), 1, 16))::bit(64)::bigint::numeric), 0)::text",
+    "hashtextextended": "coalesce(sum(hashtextextended({0}, 0)), 0)::text",
+    "md5": "coalesce(sum(('x' || substr(md5({0}), 1, 16))::bit(64)::bigint), 0)::text",
 }
 
 # A row alias that no column is called: "t::text" would be the column t where there is one.

@@ -37,6 +37,9 @@ def slug(item):
 
 
 class Staging(object):
+    # What is staged here is read back from the disk before it counts.
+    reads_back = True
+
     def __init__(self, directory, item):
         self.root = directory
         self.slug = slug(item)

@@ -208,7 +208,7 @@ class Findings(object):
     def engines(self) -> List[Row]:
         planned = {"docker"} if any(item["kind"] == "container" for item in self.items) else set()
         # What its guests are, the hypervisor itself is asked by guest_survey.
-        planned |= {item.get("backend") for item in self.items if item["kind"] == "guest"}
+        planned |= {str(item.get("backend")) for item in self.items if item["kind"] == "guest"}
         running = {_proc.command_name(pid) for pid in _proc.pids()}
         found = []
         for name, processes, paths in ENGINES:

@@ -6,6 +6,7 @@
 Private to the collection. Valid for Python 3.6, standard library. Which ones are fetched is decided in _vault_pull.
 """
 
+import contextlib
 import os
 import time
 from typing import Any, Dict, List, Tuple  # noqa: F401
@@ -28,7 +29,9 @@ class Puller(object):
         self.package, self.item, self.rate, self.stall, self.rec = package, item, rate, stall, rec
         self.folder, self.identity = package.folder(item), identity
         known_hosts = os.path.join(package.live, "%s.%s.known_hosts" % (package.name, item_slug(item)))
-        self.left = {}  # type: Dict[str, List[str]]
+        self.done, self.left = {}, {}  # type: Dict[str, List[str]], Dict[str, List[str]]
+        # What this run has read from the disk to its end: {file: (digest, size) of the ciphertext}.
+        self.proven = {}  # type: Dict[str, Tuple[str, int]]
         self.connection = Connection(source, package.pull_key, known_hosts, rec)
 
     def fetch(self, artefact, recipient, record):
@@ -56,25 +59,32 @@ class Puller(object):
 
     def fetch_segments(self, artefact, recipient, record):
         # type: (Dict[str, Any], str, Any) -> Dict[str, Any]
-        """What an interrupted run left and is whole stays; the rest comes in one stream."""
-        segments, whole = self.whole_segments(record.segments(artefact))
-        kept, began = whole.bytes, time.monotonic()
+        """What an interrupted run left and is whole stays; the rest comes in one stream.
+
+        The digest over the whole is that of what came (and of what kept segments hold, decrypted), each segment's that of its file.
+        """
+        began = time.monotonic()
+        segments, whole = self.whole_segments(artefact, record)
+        kept, synced = whole.bytes, time.monotonic()
 
         def keep(segment):
             # type: (Dict[str, Any]) -> None
+            self.proven[segment["file"]] = (segment["cipher_sha256"], segment["cipher_bytes"])
             segments.append(segment)
             record.keep(artefact, segments)
 
         size = _vault_segments.segment_size(artefact["bytes"])
         if kept < artefact["bytes"]:
-            cutter = _vault_segments.Cutter(self.folder, artefact["file"], len(segments) + 1, size, recipient, keep)
+            cutter = _vault_segments.Cutter(self.folder, artefact["file"], len(segments) + 1, size, recipient, whole, keep)
             stream = None
             try:
-                if len(segments) == len(record.segments(artefact)):
-                    kept += self.salvage(artefact, cutter, whole, size)
+                kept += self.salvage(artefact, cutter, size)
                 stream = self.connection.read(artefact["source_path"], kept, self.stall)
-                self.flow(stream, cutter, whole)
+                for block in stream.blocks(self.rate):
+                    cutter.take(block)
+                stream.require_good_end()
                 cutter.end()
+                synced = cutter.synced
             except _vault_pipe.SourceFailed as exc:
                 # What came over a connection that was cut is whole as far as it came: the piece ends where it ended.
                 cutter.end(worth=_vault_segments.WORTH)
@@ -91,79 +101,86 @@ class Puller(object):
             raise other_content(artefact, sha256, count)
         sync_directory(self.folder)
         facts = {"sha256": sha256, "bytes": count, "kept": kept, "segments": len(segments)}
-        self.rec.note(act="pulled and encrypted", artefact=artefact["name"], seconds=round(time.monotonic() - began, 3), **facts)
+        times = {"seconds": round(synced - began, 3), "read_back_seconds": round(time.monotonic() - synced, 3)}
+        self.rec.note(act="pulled and encrypted", artefact=artefact["name"], **dict(facts, **times))
         return dict(kept_of(artefact), segments=segments)
 
     def set_aside(self, artefact, record):
         # type: (Dict[str, Any], Any) -> List[str]
-        """The unfinished segments behind the recorded ones, that a killed run has left: two at most, it syncs one and fills the next."""
-        number, found = len(record.segments(artefact)) + 1, []  # type: int, List[str]
-        while number > 1:
-            path = os.path.join(self.folder, _vault_segments.segment_name(artefact["file"], number))
+        """What a killed run has left behind the recorded segments: finished ones that were not read back yet, then unfinished ones."""
+        file, number = artefact["file"], len(record.segments(artefact)) + 1
+        done, left = [], []  # type: List[str], List[str]
+        self.done[file], self.left[file] = done, left
+        while file in record.partial:  # else they may be of another artefact
+            name = _vault_segments.segment_name(file, number)
+            path = os.path.join(self.folder, name)
             here = [path + ending for ending in (LEFT, ".part", "") if os.path.exists(path + ending)]
             if not here:
                 break
-            if not here[0].endswith(LEFT):
-                os.rename(here[0], path + LEFT)
-            found.append(path + LEFT)
+            if here == [path] and not left:
+                done.append(name)
+            else:
+                if not here[0].endswith(LEFT):
+                    os.rename(here[0], path + LEFT)
+                left.append(path + LEFT)
             number += 1
-        self.left[artefact["file"]] = found
-        return [os.path.basename(path) for path in found]
+        return done + [os.path.basename(path) for path in left]
 
-    def salvage(self, artefact, cutter, whole, size):
-        # type: (Dict[str, Any], _vault_segments.Cutter, _vault_pipe.Counted, int) -> int
+    def salvage(self, artefact, cutter, size):
+        # type: (Dict[str, Any], _vault_segments.Cutter, int) -> int
         """Put what unfinished segments hold into new ones; how many bytes that was.
 
         age gives out nothing of a file that it has not authenticated, so what it gives before the end that is missing is right.
         """
-        before, trouble = whole.bytes, []  # type: int, List[BaseException]
+        trouble = []  # type: List[BaseException]
+        count = [0]
 
-        def both(block):
+        def take(block):
             # type: (bytes) -> None
             try:
                 cutter.take(block)
             except BaseException as exc:
                 trouble.append(exc)
                 raise
-            whole.add(block)
+            count[0] += len(block)
 
         joined = True
         for path in self.left.get(artefact["file"], []):
-            held = whole.bytes
+            held = count[0]
             try:
                 if joined:
-                    _vault_stream.decrypt_parts([{"path": path}], self.identity, None, both)
+                    _vault_stream.decrypt_parts([{"path": path}], self.identity, None, take, digest=False)
             except VaultError:
                 if trouble:
                     raise  # on our side; that the file was cut somewhere is why it is here
-            joined = joined and whole.bytes - held == size
+            joined = joined and count[0] - held == size
             os.unlink(path)
-        return whole.bytes - before
+        return count[0]
 
-    def flow(self, stream, cutter, whole):
-        # type: (_vault_pipe.Source, _vault_segments.Cutter, _vault_pipe.Counted) -> None
-        for block in stream.blocks(self.rate):
-            whole.add(block)
-            cutter.take(block)
-        stream.require_good_end()
+    def whole_segments(self, artefact, record):
+        # type: (Dict[str, Any], Any) -> Tuple[List[Dict[str, Any]], _vault_pipe.Counted]
+        """The first of those that are still what was recorded, and finished ones behind them, in their order; the digest over them.
 
-    def whole_segments(self, segments):
-        # type: (List[Dict[str, Any]]) -> Tuple[List[Dict[str, Any]], _vault_pipe.Counted]
-        """The first of these that are still what was recorded, in their order, and the digest over what they hold."""
+        What lies behind the first that is not whole goes: it would stand at another place of the stream.
+        """
+        known = record.segments(artefact)
+        found = list(known) + [{"file": name} for name in self.done.get(artefact["file"], [])]
         whole, good = _vault_pipe.Counted(), []  # type: _vault_pipe.Counted, List[Dict[str, Any]]
-        for segment in segments:
-            part = {
-                "path": os.path.join(self.folder, segment["file"]),
-                "cipher_sha256": segment["cipher_sha256"],
-                "sha256": segment["sha256"],
-            }
+        for segment in found:
             trial = whole.copy()
             try:
-                _vault_stream.decrypt_parts([part], self.identity, None, trial.add)
+                segment = _vault_segments.read_back(self.folder, segment, self.identity, trial)
             except VaultError:
                 break
             whole = trial
             good.append(segment)
+            self.proven[segment["file"]] = (segment["cipher_sha256"], segment["cipher_bytes"])
+        if len(good) < len(found):
+            for path in [os.path.join(self.folder, one["file"]) for one in found[len(good) :]] + self.left.pop(artefact["file"], []):
+                if os.path.exists(path):
+                    os.unlink(path)
+        if good != known or artefact["file"] not in record.partial:
+            record.keep(artefact, list(good))  # from here on unfinished segments are known to be of this artefact
         return good, whole
 
     def forget(self, artefact, segments, record):
@@ -176,13 +193,18 @@ class Puller(object):
         # type: (Dict[str, Any], str) -> Dict[str, Any]
         """A stream that the source makes now. It cannot be made twice alike, so an interrupted one starts again."""
         segments, whole = [], _vault_pipe.Counted()  # type: List[Dict[str, Any]], _vault_pipe.Counted
+
+        def keep(segment):
+            # type: (Dict[str, Any]) -> None
+            self.proven[segment["file"]] = (segment["cipher_sha256"], segment["cipher_bytes"])
+            segments.append(segment)
+
         size = _vault_segments.segment_size(artefact["estimate"])
-        cutter = _vault_segments.Cutter(self.folder, artefact["file"], 1, size, recipient, segments.append)
+        cutter = _vault_segments.Cutter(self.folder, artefact["file"], 1, size, recipient, whole, keep)
         stream = self.connection.make(artefact["source_path"], self.stall)
         try:
             try:
                 for block in stream.blocks(self.rate):
-                    whole.add(block)
                     cutter.take(block)
                 code = stream.child.wait()
                 told = trailer_of(stream)
@@ -191,9 +213,10 @@ class Puller(object):
             if code != 0 or told.get("ok") is not True:
                 raise VaultError(
                     "%s did not give a whole %s (exit code %d after %d bytes): %s; nothing was kept"
-                    % (self.connection.where, artefact["name"], code, whole.bytes, told.get("error")),
+                    % (self.connection.where, artefact["name"], code, stream.taken, told.get("error")),
                     verdict="unknown",
                 )
+            cutter.end()
             sha256, count = whole.facts()
             if (sha256, count) != (told.get("sha256"), told.get("bytes")):
                 raise VaultError(
@@ -205,11 +228,11 @@ class Puller(object):
                     "%s is a copy of other content than was looked at before (%s, the ledger says %s); nothing was kept; stop what "
                     "writes there and make the dump again" % (artefact["name"], told.get("of"), artefact["of"])
                 )
-            cutter.end()
         except BaseException:
             cutter.abandon()
-            for segment in segments:
-                os.unlink(os.path.join(self.folder, segment["file"]))
+            for number in range(1, cutter.number):
+                with contextlib.suppress(FileNotFoundError):
+                    os.unlink(os.path.join(self.folder, _vault_segments.segment_name(artefact["file"], number)))
             raise
         sync_directory(self.folder)
         self.rec.note(act="pulled straight from its source and encrypted", artefact=artefact["name"], segments=len(segments), **told)

@@ -81,12 +81,10 @@ class Worker(threading.Thread):
             self.error = exc
 
 
-def start(argv, stdin, errors):
-    # type: (List[str], Any, BinaryIO) -> Any
+def start(argv, stdin, errors, stdout=subprocess.PIPE):
+    # type: (List[str], Any, BinaryIO, Any) -> Any
     try:
-        child = subprocess.Popen(
-            argv, stdin=stdin, stdout=subprocess.PIPE, stderr=errors, env=clean_environment(), close_fds=True, bufsize=0
-        )
+        child = subprocess.Popen(argv, stdin=stdin, stdout=stdout, stderr=errors, env=clean_environment(), close_fds=True, bufsize=0)
     except OSError as exc:
         raise VaultError("%s cannot be started (%s); install it on the vault" % (argv[0], exc.strerror))
     for pipe in (child.stdin, child.stdout):

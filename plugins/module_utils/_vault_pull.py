@@ -107,22 +107,29 @@ def is_whole(folder, name, sha256, size):
     return os.path.isfile(path) and os.path.getsize(path) == size and sha256_file(path) == (sha256, size)
 
 
-def state_of(folder, entry, artefact, partial, here):
-    # type: (str, Optional[Dict[str, Any]], Dict[str, Any], Optional[Dict[str, Any]], Set[str]) -> str
-    """absent, another, partial, damaged or stored; each stored file is read."""
+def is_proven(folder, proven, name, sha256, size):
+    # type: (str, Dict[str, Any], str, str, int) -> bool
+    """This very run has read it from the disk to its end, and it has that size still."""
+    path = os.path.join(folder, name)
+    return proven.get(name) == (sha256, size) and os.path.isfile(path) and os.path.getsize(path) == size
+
+
+def state_of(folder, entry, artefact, partial, here, proven):
+    # type: (str, Optional[Dict[str, Any]], Dict[str, Any], Optional[Dict[str, Any]], Set[str], Dict[str, Any]) -> str
+    """absent, another, partial, damaged or stored; each stored file is read that is not proven."""
     if entry is not None and matches(entry, artefact):
         files = cipher_files(entry)
         if not any(name in here for name, _sha256, _size in files):
             return "absent"
-        return "stored" if all(is_whole(folder, *one) for one in files) else "damaged"
+        return "stored" if all(is_proven(folder, proven, *one) or is_whole(folder, *one) for one in files) else "damaged"
     if matches(partial, artefact):
         return "partial"
     return "another" if entry is not None or artefact["file"] + ".age" in here else "absent"
 
 
-def observe(package, item, artefacts):
-    # type: (Package, str, List[Dict[str, Any]]) -> Dict[str, Any]
-    """Which artefacts are stored and whole: each stored file is read to its end."""
+def observe(package, item, artefacts, proven=None):
+    # type: (Package, str, List[Dict[str, Any]], Optional[Dict[str, Any]]) -> Dict[str, Any]
+    """Which artefacts are stored and whole: each stored file is read to its end, but for those that this run read back already."""
     folder, record = package.folder(item), read_record(package.stored_path(item)) or {"artefacts": []}
     by_file = {entry["file"]: entry for entry in record["artefacts"]}
     partial = record.get("partial") or {}
@@ -130,7 +137,7 @@ def observe(package, item, artefacts):
     state, wanted = {}, set()  # type: Dict[str, str], Set[str]
     for artefact in artefacts:
         entry, begun = by_file.get(artefact["file"]), partial.get(artefact["file"])
-        state[artefact["name"]] = state_of(folder, entry, artefact, begun, here)
+        state[artefact["name"]] = state_of(folder, entry, artefact, begun, here, proven or {})
         wanted |= {name for one in (entry, begun) if one is not None and matches(one, artefact) for name, _s, _b in cipher_files(one)}
     return {
         "artefacts": state,
@@ -182,7 +189,7 @@ class Record(object):
         for artefact in artefacts:
             state, file = seen["artefacts"][artefact["name"]], artefact["file"]
             begun = {"partial": (known.get("partial") or {}).get(file), "damaged": by_file.get(file)}.get(state)
-            if begun and begun.get("segments") and not artefact.get("direct"):
+            if begun and begun.get("segments") is not None and not artefact.get("direct"):
                 self.partial[file] = dict(begun, segments=list(begun["segments"]))
 
     def segments(self, artefact):
@@ -230,6 +237,7 @@ def pull(package, item, artefacts, seen, puller, recipient):
     unfinished = {name for artefact in artefacts for name in puller.set_aside(artefact, record)}
     remove_others(puller, record.files() | unfinished | {artefact["file"] + ".age" for artefact in artefacts}, "removed a leftover")
     kept = sum(segment["bytes"] for begun in record.partial.values() for segment in begun["segments"])
+    kept += sum(os.path.getsize(os.path.join(puller.folder, name)) for names in puller.done.values() for name in names)
     require_space(package.data, space_needed(artefacts, missing, kept), "the package of %s" % item)
     with puller.connection:
         for artefact in artefacts:

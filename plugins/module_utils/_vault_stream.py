@@ -166,9 +166,9 @@ class Opener(object):
     parts: [{"path", "cipher_sha256" or None, "sha256" or None}].
     """
 
-    def __init__(self, parts, identity):
-        # type: (Iterable[Dict[str, Any]], str) -> None
-        self.parts, self.identity = list(parts), identity
+    def __init__(self, parts, identity, digest=True):
+        # type: (Iterable[Dict[str, Any]], str, bool) -> None
+        self.parts, self.identity, self.digest = list(parts), identity, digest
         self.staged = Counted()
         self.cipher = Counted()
         self.child = None  # type: Any
@@ -182,50 +182,47 @@ class Opener(object):
 
     def _one(self, part, sink):
         # type: (Dict[str, Any], Callable[[bytes], Any]) -> None
-        path, cipher, plain = part["path"], Counted(), Counted()
+        """age and the digest of the ciphertext read the same open file, each by itself: nothing is handed from one to the other."""
+        path, cipher, plain = part["path"], Counted(), Counted() if part.get("sha256") else None
         try:
-            source = open(path, "rb")
+            source = open(path, "rb", 0)
         except (IOError, OSError) as exc:
             raise VaultError("%s cannot be opened: %s" % (path, exc.strerror))
         with source, tempfile.TemporaryFile() as errors:
-            age = self.child = start(["age", "-d", "-i", self.identity], subprocess.PIPE, errors)
+            age = self.child = start(["age", "-d", "-i", self.identity], source, errors)
 
-            def feed():
+            def digest():
                 # type: () -> None
-                gone = False
-                while True:
-                    block = source.read(BLOCK)
+                while not self.stopped:
+                    block = os.pread(source.fileno(), BLOCK, cipher.bytes)
                     if not block:
                         break
                     cipher.add(block)
-                    if not gone:
-                        try:
-                            write_all(age.stdin, block)
-                        except BrokenPipeError:
-                            gone = True  # age's exit code tells why; the cipher digest is still wanted
-                with contextlib.suppress(BrokenPipeError):
-                    age.stdin.close()
 
-            feeder = Worker(feed)
+            reader = Worker(digest)
             try:
-                feeder.start()
+                reader.start()
                 while True:
                     block = os.read(age.stdout.fileno(), BLOCK)
                     if not block:
                         break
-                    plain.add(block)
-                    self.staged.add(block)
+                    if plain is not None:
+                        plain.add(block)
+                    if self.digest:
+                        self.staged.add(block)
+                    else:
+                        self.staged.bytes += len(block)
                     sink(block)
-                feeder.join()
-                if feeder.error is not None:
-                    raise VaultError("%s cannot be read: %s" % (path, feeder.error), verdict="unknown")
+                reader.join()
+                if reader.error is not None:
+                    raise VaultError("%s cannot be read: %s" % (path, reader.error), verdict="unknown")
                 self.cipher = cipher
                 self._judge(part, age.wait(), errors, cipher, plain)
             finally:
-                stop([age], [feeder])
+                stop([age], [reader])
 
     def _judge(self, part, code, errors, cipher, plain):
-        # type: (Dict[str, Any], int, BinaryIO, Counted, Counted) -> None
+        # type: (Dict[str, Any], int, BinaryIO, Counted, Optional[Counted]) -> None
         damaged = "the stored copy is damaged, pull it again"
         for key, what, found in (("cipher_sha256", "ciphertext", cipher), ("sha256", "content", plain)):
             if key == "sha256" and code != 0:
@@ -234,7 +231,7 @@ class Opener(object):
                     "identity" % (part["path"], text_tail(errors)),
                     **{"cipher_sha256": cipher.sha.hexdigest()},
                 )
-            if part.get(key) and part[key] != found.sha.hexdigest():
+            if found is not None and part.get(key) and part[key] != found.sha.hexdigest():
                 raise VaultError("%s: the %s has sha256 %s; recorded was %s; %s" % (
                     part["path"], what, found.sha.hexdigest(), part[key], damaged))  # fmt: skip
 
@@ -246,14 +243,16 @@ class Opener(object):
             self.child.kill()
 
 
-def decrypt_parts(parts, identity, codec, sink):
-    # type: (List[Dict[str, Any]], str, Optional[str], Callable[[bytes], Any]) -> Dict[str, Any]
+def decrypt_parts(parts, identity, codec, sink, digest=True):
+    # type: (List[Dict[str, Any]], str, Optional[str], Callable[[bytes], Any], bool) -> Dict[str, Any]
     """Read the parts in order, decrypt, decompress, give the plain blocks to sink; digests at every station.
 
     Returns {"sha256", "bytes", "plain_sha256", "plain_bytes"} of the joined parts. What sink was given is proven only when
     the caller has compared these with what they should be. An exception of sink ends the stream and is raised again.
+    digest: without it no digest over the joined parts is made, for a sink that makes it by itself.
     """
-    opener, plain = Opener(parts, identity), Counted()
+    opener = Opener(parts, identity, digest)
+    plain = Counted() if codec else opener.staged
 
     def last(block):
         # type: (bytes) -> None
@@ -261,16 +260,17 @@ def decrypt_parts(parts, identity, codec, sink):
         sink(block)
 
     if not codec:
-        opener.run(last)
+        opener.run(sink)
     else:
         _unpacked(opener, CODECS[codec], last)
     plain_sha256, plain_bytes = plain.facts()
     sha256, count = opener.staged.facts()
     return {
         "cipher_sha256": opener.cipher.sha.hexdigest(),
-        "sha256": sha256,
+        "cipher_bytes": opener.cipher.bytes,
+        "sha256": sha256 if digest else None,
         "bytes": count,
-        "plain_sha256": plain_sha256,
+        "plain_sha256": plain_sha256 if digest or codec else None,
         "plain_bytes": plain_bytes,
     }
 
@@ -329,7 +329,8 @@ def decrypt_entry(folder, entry, identity, codec, sink):
     ciphertext, of each segment, of the whole staged file and of what it holds unpacked. So a segment that is damaged, missing,
     or at another's place is found, and an artefact of which a segment was left out of the record too.
     """
-    plain = [part["sha256"] for part in entry.get("segments") or [entry]]
+    # What a segment holds is told by its ciphertext's digest, where it belongs by that of the whole; older records say it too.
+    plain = [part.get("sha256") for part in entry.get("segments") or [{}]]
     parts = [
         {"path": os.path.join(folder, name), "cipher_sha256": cipher, "sha256": plain[number]}
         for number, (name, cipher, _size) in enumerate(cipher_files(entry))

@@ -10,9 +10,10 @@ version_added: 0.1.0
 description:
   - Archives a directory with C(tar) into a staging directory, beside a manifest that this module makes by reading the tree
     itself (type, size, mode, owner, time, extended attributes and SHA-256 of every entry).
-  - The archive is read on its way into the staging directory, and each of its members must have the content that the manifest says.
-    Then the tree is looked at again, and inodes, sizes and times must be what they were. A file that changes or vanishes while it is
+  - Then the tree is looked at again, and inodes, sizes and times must be what they were. A file that changes or vanishes while it is
     read is an error that names it.
+  - The staged archive is read back from its disk, by C(tar) and by this module, and each of its members must have the content that the
+    manifest says. One that is not staged (O(direct)) is read on its way.
   - Owners, modes, times, ACLs, extended attributes, hard links, sparse files and names of any bytes are kept. Symbolic links are
     kept as links and never followed. Sockets are listed in the manifest, no archive can hold them.
   - The work is done by a detached job. A second run attaches to it, makes a killed one again, and changes nothing where the

@@ -9,12 +9,12 @@ short_description: Fetches the artefacts of a data set into its package on the v
 version_added: 0.1.0
 description:
   - Runs on a vault, as an unprivileged user, on a package that M(sunset.crm.vault_package) opened.
-  - Streams each artefact over SSH through SHA-256, age and SHA-256 again into a C(.part) file, syncs it and renames it. An
-    artefact counts only when its size and digest are those that the ledger recorded at the source. Nothing plain touches the
-    vault's disk.
-  - An artefact of more than 4 MiB is stored as segments, each a file that stock C(age) opens by itself. An interrupted run goes on
-    behind the last segment that is whole; each is opened and compared again before that. Segments of a source file that the
-    ledger no longer names are removed.
+  - Streams each artefact over SSH through age into a C(.part) file, syncs it and renames it. An artefact counts only when its size and
+    digest are those that the ledger recorded at the source. Nothing plain touches the vault's disk.
+  - An artefact of more than 4 MiB is stored as segments, each a file that stock C(age) opens by itself. While the next one comes,
+    each is synced and read back from the disk; the digest that is recorded is that of what lies there.
+  - An interrupted run goes on behind the last segment that is whole; each is opened and compared again before that, and what an
+    unfinished one holds is taken over. Segments of a source file that the ledger no longer names are removed.
   - A direct artefact was never staged, its source makes the stream for each vault anew and says at its end what it was. Such a
     transfer cannot go on where it was interrupted, it starts again.
 options:
@@ -155,7 +155,7 @@ def run(rec):
         identity = package.identity_of(which)
         puller = _vault_fetch.Puller(package, rec.item, identity, params["source"], params["rate"], params["stall"], rec)
         _vault_pull.pull(package, rec.item, artefacts, seen, puller, record[RECIPIENTS[which]])
-        seen = _vault_pull.observe(package, rec.item, artefacts)
+        seen = _vault_pull.observe(package, rec.item, artefacts, puller.proven)
         if not _vault_pull.unchanged(seen):
             raise VaultError("the package does not hold what was just written: %r" % seen, verdict="unknown")
     rec.after(dict(seen, package=record["state"]))

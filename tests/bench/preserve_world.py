@@ -44,11 +44,14 @@ for name, lines in tables.items():
         out.writelines(line + "\n" for line in lines)
 """
 
-SERVERS = r"""
+PLACES = r"""
 ssh-keygen -A >/dev/null; systemctl start ssh
 install -d -o vault -g vault -m 0700 /srv/vault
 install -d -m 0755 /srv/rows
 mkdir -m 0700 /srv/staging
+"""
+
+SERVERS = r"""
 for one in main peer; do pg_createcluster --start-conf=manual 15 $one >/dev/null; done
 # The source loads faster so; what is measured only reads it. The peer's server keeps Debian's own settings.
 printf 'fsync = off\nmax_wal_size = 2GB\n' >>/etc/postgresql/15/main/postgresql.conf
@@ -116,9 +119,16 @@ def indexes() -> str:
 
 
 class World(HostContainer):
-    def fill(self, mib: int, files: int) -> None:
-        self.shell(SERVERS)
+    def fill(self, mib: int, files: int, databases: bool = True) -> None:
+        self.shell(PLACES)
         self.run("python3", "-c", FILL, str(mib), "/srv/rows")
+        if databases:
+            self.load()
+        self.shell(TREE.format(mib=mib, files=files))
+        self.shell("sync; sleep 2")
+
+    def load(self) -> None:
+        self.shell(SERVERS)
         loads = "\n".join(f"\\copy {name} from /srv/rows/{name} (format text)" for name in TABLES)
         self.psql("CREATE DATABASE crm", "postgres")
         self.psql(f"{statements('postgresql')}\n{loads}\n{indexes()}\nVACUUM ANALYZE;\nCHECKPOINT;")
@@ -126,9 +136,8 @@ class World(HostContainer):
         quick = "SET foreign_key_checks = 0, unique_checks = 0;"
         create = f"CREATE DATABASE crm CHARACTER SET utf8mb4; USE crm; {statements('mariadb')} {quick} {loads} {indexes()}"
         self.run("mariadb", "--no-defaults", "--local-infile", "--default-character-set=utf8mb4", stdin=create)
-        self.shell(TREE.format(mib=mib, files=files))
         # Whoever comes first must not be the one who reads the tables from the disk.
-        self.shell("mariadb-dump --no-defaults crm >/dev/null; runuser -u postgres -- pg_dump -d crm >/dev/null; sync; sleep 2")
+        self.shell("mariadb-dump --no-defaults crm >/dev/null; runuser -u postgres -- pg_dump -d crm >/dev/null")
 
     def psql(self, sql: str, database: str = "crm") -> str:
         return self.run("runuser", "-u", "postgres", "--", "psql", "-XqAt", "-v", "ON_ERROR_STOP=1", "-d", database, stdin=sql)
@@ -149,6 +158,21 @@ class World(HostContainer):
 
     def put(self, script: Path) -> None:
         docker("cp", str(script), f"{self.name}:/opt/inside.py")
+
+
+def remove_stale(prefix: str) -> None:
+    """Containers of benches that were killed without a chance to clean up: nobody lives under the process id in the name."""
+    for name in docker("ps", "-a", "--format", "{{.Names}}").split():
+        number = name.removeprefix(prefix)
+        if number != name and number.isdigit() and not is_bench(number):
+            docker("rm", "-f", "-v", name, check=False)
+
+
+def is_bench(number: str) -> bool:
+    try:
+        return b"preserve" in Path("/proc", number, "cmdline").read_bytes()
+    except OSError:
+        return False
 
 
 def room(folder: str) -> int:

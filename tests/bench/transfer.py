@@ -6,7 +6,12 @@
     tests/bench/transfer.py [--mib 1000] [--rounds 3]
 
 One container of the lab's image is both sides: sshd with one file of random bytes, and the vault. Rounds are interleaved, a figure
-is the median. sftp only fetches; the module also encrypts, digests three times, syncs, and reads back what it stored (module_*).
+is the median. The peer is sftp with the very ciphers that the pull asks for, and a sync of what it wrote.
+
+pull_*      from the first byte to the last segment that is digested, encrypted, synced and named
+stored_*    until all segments are read back, digested and recorded too, which begins beside the pull with the time that is left
+module_*    all of the module: Python's start, the look before, the question for the size, the look afterwards too
+by_hand_*   a person's shell for the same end: sftp, sha256, age, sync, sha256 of what is stored
 """
 
 from __future__ import annotations
@@ -24,10 +29,14 @@ from typing import Any
 HERE = Path(__file__).resolve().parents[2]
 sys.path[:0] = [str(HERE / ".collections"), str(HERE)]
 
+from ansible_collections.sunset.crm.plugins.module_utils import _vault_source  # noqa: E402
 from ansible_collections.sunset.crm.plugins.module_utils._recorded import make_receipt  # noqa: E402
 from tests.integration.host_container import LIBRARY, HostContainer  # noqa: E402
 
-LEAST, MOST = {"pull_speed_over_sftp": 0.9}, {"resent_cut": 0.01, "resent_killed": 0.01, "resident_mib": 200.0}
+LEAST, MOST = (
+    {"pull_speed_over_sftp": 0.9, "module_speed_over_by_hand": 1.0},
+    {"resent_cut": 0.01, "resent_killed": 0.01, "resident_mib": 200.0},
+)
 ROOT = "/srv/vault/packages"
 FILE = "/srv/staging/file.bin"
 SETUP = f"""
@@ -38,8 +47,17 @@ head -c %d /dev/urandom >{FILE}; sync
 runuser -u vault -- ssh-keygen -q -t ed25519 -N '' -f /srv/vault/plain
 cat /srv/vault/plain.pub >>/root/.ssh/authorized_keys
 age-keygen -o /tmp/custodian 2>/dev/null
+runuser -u vault -- age-keygen -o /srv/vault/identity 2>/dev/null
 """
-SFTP = "sftp -q -i /srv/vault/plain -o BatchMode=yes -o StrictHostKeyChecking=no"
+CIPHERS = f"-o Ciphers={_vault_source.CIPHERS}" if _vault_source.aes_in_hardware() else ""
+SFTP = f"sftp -q -i /srv/vault/plain {CIPHERS} -o Compression=no -o BatchMode=yes -o StrictHostKeyChecking=no"
+GOT = "/srv/vault/got"
+FETCH = f"{SFTP} root@127.0.0.1:{FILE} {GOT}"
+# openssl, because sha256sum is no match for hashlib on every machine.
+BY_HAND = (
+    f"{FETCH}; openssl sha256 {GOT}; age -r $(age-keygen -y /srv/vault/identity) -o {GOT}.age {GOT}; rm {GOT}; sync {GOT}.age; "
+    f"openssl sha256 {GOT}.age"
+)
 
 
 class Bench:
@@ -75,12 +93,13 @@ class Bench:
         return {"item": "filestore:f", "source": self.source, "artefacts": self.artefacts, **more}
 
     def clear(self) -> None:
-        self.host.shell(f"rm -rf {ROOT}/bench/h/data/* {ROOT}/bench/state/h/filestore-f.* /srv/vault/got; sync")
+        self.host.shell(f"rm -rf {ROOT}/bench/h/data/* {ROOT}/bench/state/h/filestore-f.* {GOT}*; sync")
 
-    def sftp(self) -> float:
+    def timed(self, script: str) -> float:
+        """Seconds of a shell of the vault's account."""
         self.clear()
         begun = time.monotonic()
-        self.host.run("runuser", "-u", "vault", "--", "sh", "-c", f"{SFTP} root@127.0.0.1:{FILE} /srv/vault/got 2>&1")
+        self.host.run("runuser", "-u", "vault", "--", "bash", "-euo", "pipefail", "-c", f"{{ {script}; }} >/dev/null 2>&1")
         return time.monotonic() - begun
 
     def pull(self) -> dict[str, float]:
@@ -99,7 +118,8 @@ class Bench:
         if answer.get("failed"):
             raise SystemExit(answer["msg"])
         (note,) = [one for one in answer["evidence"]["actions"] if one.get("act") == "pulled and encrypted"]
-        return {"module": whole, "transfer": note["seconds"], "resident_mib": peak / 1024}
+        stored = note["seconds"] + note["read_back_seconds"]
+        return {"module": whole, "transfer": note["seconds"], "stored": stored, "resident_mib": peak / 1024}
 
     def on_disk(self) -> int:
         return int(self.host.shell(f"cat {ROOT}/bench/h/data/*/* 2>/dev/null | wc -c"))
@@ -132,11 +152,13 @@ def main() -> int:
         bench = Bench(host, wanted.mib)
         rounds = []
         for _round in range(wanted.rounds):
-            sftp, pulled = bench.sftp(), bench.pull()
+            sftp, pulled, by_hand = bench.timed(f"{FETCH}; sync {GOT}"), bench.pull(), bench.timed(BY_HAND)
             rounds.append({
-                "pull_speed_over_sftp": sftp / pulled["transfer"], "module_speed_over_sftp": sftp / pulled["module"],
-                "sftp_seconds": sftp, "pull_seconds": pulled["transfer"], "resident_mib": pulled["resident_mib"],
+                "pull_speed_over_sftp": sftp / pulled["transfer"], "stored_speed_over_sftp": sftp / pulled["stored"], "module_speed_over_sftp": sftp / pulled["module"],
+                "module_speed_over_by_hand": by_hand / pulled["module"], "sftp_seconds": sftp, "pull_seconds": pulled["transfer"],
+                "module_seconds": pulled["module"], "by_hand_seconds": by_hand, "resident_mib": pulled["resident_mib"],
             })  # fmt: skip
+            print("# " + " ".join(f"{name} {value:.2f}" for name, value in rounds[-1].items()), file=sys.stderr, flush=True)
         figures = {name: statistics.median(one[name] for one in rounds) for name in rounds[0]}
         for how in ("cut", "killed"):
             figures[f"resent_{how}"] = bench.interrupted(how)

@@ -107,6 +107,31 @@ def test_float_is_hashed_as_the_exact_double():
     assert _fingerprint_my.exact_value("t", "longtext") == "SHA2(`t`, 256)"
 
 
+class Answers:
+    """A MariaDB session that answers one row."""
+
+    def __init__(self, *row):
+        self.row = list(row)
+
+    def rows(self, expressions, rest=""):
+        return [self.row]
+
+
+def test_a_row_whose_hash_cannot_be_formed_is_an_error_and_never_a_smaller_sum():
+    column = _fingerprint_my.Column("a", "varchar", "", "utf8mb4")
+    most = (2**64 - 1) * 10**12
+    told = _fingerprint_my._contents(Answers(str(10**12), str(most)), "t", "BASE TABLE", [column])
+    assert told == {"rows": 10**12, "hash": str(most)}
+    with pytest.raises(ValueError, match="table t: 3 rows are too large for max_allowed_packet"):
+        _fingerprint_my._contents(Answers("9", str(3 * _fingerprint_my.UNHASHED + 17)), "t", "BASE TABLE", [column])
+
+
+def test_a_row_is_hashed_once_and_a_long_text_once_a_row():
+    column = _fingerprint_my.Column("t", "longtext", "", "utf8mb4")
+    joined = " ".join(_fingerprint_my.contents_expressions([column]))
+    assert joined.count("SHA2(`t`, 256)") == 1 and joined.count("SHA2(") == 2
+
+
 def test_history_of_a_versioned_table_is_read():
     suffix, implicit = _fingerprint_my.history("SYSTEM VERSIONED", [_fingerprint_my.Column("a", "int", "", None)])
     assert suffix == " FOR SYSTEM_TIME ALL" and [one.name for one in implicit] == ["row_start", "row_end"]

@@ -26,6 +26,16 @@ def test_staged_file_has_both_digests_and_both_counts(tmp_path):
     _stream.check_staged(artefact)
 
 
+def test_what_is_written_out_early_is_whole(tmp_path, monkeypatch):
+    told = []
+    monkeypatch.setattr(_stream.os, "posix_fadvise", lambda _descriptor, start, length, _advice: told.append((start, length)))
+    data = [bytes([number]) * 700000 for number in range(30)]
+    artefact = _stream.stage(iter(data), str(tmp_path), "a", "dump", CAT)
+    assert (tmp_path / "a").read_bytes() == b"".join(data)
+    _stream.check_staged(artefact)
+    assert len(told) == 2 and told[0][0] == 0 and told[1][0] == told[0][1] and all(length >= 8 << 20 for _start, length in told)
+
+
 def test_a_failed_source_leaves_no_file(tmp_path):
     argv = ["sh", "-c", "echo half a dump; echo no such database >&2; exit 1"]
     with pytest.raises(_stream.StreamError, match="pg_dump ended with code 1: no such database"):

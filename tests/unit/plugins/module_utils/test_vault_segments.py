@@ -42,7 +42,7 @@ def identity(tmp_path_factory):
 
 @pytest.mark.parametrize(
     "total, size",
-    [(5 * MIB, 4), (1000 * MIB, 4), (1025 * MIB, 5), (100 << 30, 400), (256 << 30, 1024), (4 << 40, 1024), (100 << 40, 20976)],
+    [(5 * MIB, 4), (1000 * MIB, 16), (1025 * MIB, 17), (50 << 30, 800), (256 << 30, 1024), (4 << 40, 1024), (100 << 40, 20976)],
 )
 def test_the_size_of_segments(total, size):
     assert _vault_segments.segment_size(total) == size * MIB
@@ -51,7 +51,7 @@ def test_the_size_of_segments(total, size):
 
 def cut(folder, identity, data=DATA, size=100000, first=1):
     kept = []
-    cutter = _vault_segments.Cutter(str(folder), "x", first, size, identity[1], kept.append)
+    cutter = _vault_segments.Cutter(str(folder), "x", first, size, identity[1], _vault_pipe.Counted(), kept.append)
     for start in range(0, len(data), 33333):
         cutter.take(data[start : start + 33333])
     return cutter, kept
@@ -92,9 +92,9 @@ def test_a_record_that_cannot_be_written_ends_the_stream(tmp_path, identity):
     def refuse(_segment):
         raise IOError(28, "No space left on device")
 
-    cutter = _vault_segments.Cutter(str(tmp_path), "x", 1, 1000, identity[1], refuse)
+    cutter = _vault_segments.Cutter(str(tmp_path), "x", 1, 1000, identity[1], _vault_pipe.Counted(), refuse)
     with pytest.raises(IOError):
-        for _round in range(5):
+        for _round in range(500):
             cutter.take(b"z" * 1000)
     cutter.abandon()
     assert not [name for name in os.listdir(str(tmp_path)) if name.endswith(".part")]
@@ -147,6 +147,58 @@ def test_a_row_that_is_wrong_is_found(tmp_path, identity, harm, words):
     harm(tmp_path, kept)
     with pytest.raises(VaultError, match=words):
         _vault_stream.decrypt_entry(str(tmp_path), entry_of(kept), identity[0], None, lambda _block: None)
+
+
+class Known(object):
+    """A record that knows the first segments only."""
+
+    def __init__(self, segments):
+        self.partial, self.kept = {"x": {"segments": segments}}, None
+
+    def segments(self, artefact):
+        return self.partial[artefact["file"]]["segments"]
+
+    def keep(self, _artefact, segments):
+        self.kept = segments
+
+
+def puller_of(folder, identity, done):
+    puller = object.__new__(_vault_fetch.Puller)
+    puller.folder, puller.identity, puller.proven, puller.left, puller.done = str(folder), identity[0], {}, {}, {"x": done}
+    return puller
+
+
+@with_age
+def test_finished_segments_that_no_record_knows_are_taken_over(tmp_path, identity):
+    """A vault was killed while it read them back."""
+    cutter, kept = cut(tmp_path, identity)
+    cutter.end()
+    record, names = Known(kept[:3]), [one["file"] for one in kept]
+    puller = puller_of(tmp_path, identity, names[3:])
+    good, whole = puller.whole_segments({"file": "x"}, record)
+    assert good == kept == record.kept and whole.facts() == (hashlib.sha256(DATA).hexdigest(), len(DATA))
+    assert sorted(puller.proven) == names
+    flip(tmp_path, kept)
+    record = Known(kept[:3])
+    good, whole = puller_of(tmp_path, identity, names[3:]).whole_segments({"file": "x"}, record)
+    assert good == kept[:4] == record.kept and whole.bytes == 400000
+    assert sorted(os.listdir(str(tmp_path))) == names[:4]
+
+
+@with_age
+def test_what_is_read_back_is_what_went_in(tmp_path, identity):
+    cutter, kept = cut(tmp_path, identity)
+    cutter.end()
+    for key in ("bytes", "cipher_bytes"):
+        with pytest.raises(VaultError, match="holds .* went in"):
+            _vault_segments.read_back(str(tmp_path), dict(kept[0], **{key: 5}), identity[0], _vault_pipe.Counted())
+    assert all(_vault_segments.age_size(os.path.join(str(tmp_path), one["file"]), one["bytes"]) == one["cipher_bytes"] for one in kept)
+    os.truncate(os.path.join(str(tmp_path), kept[0]["file"]), 70000)
+    cutter = _vault_segments.Cutter(str(tmp_path), "x", 8, 1000, identity[1], _vault_pipe.Counted(), kept.append)
+    cutter.behind.put({"file": kept[0]["file"], "bytes": 100000})
+    with pytest.raises(VaultError, match="x.0001.age has 70000 bytes, which 100000 bytes do not become"):
+        cutter.end()
+    assert len(kept) == 7
 
 
 @with_age

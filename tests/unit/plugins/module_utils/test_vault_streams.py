@@ -60,6 +60,7 @@ def test_there_and_back(tmp_path, identity):
     assert b"".join(got) == DATA
     assert back == {
         "cipher_sha256": sha(cipher),
+        "cipher_bytes": len(cipher),
         "sha256": sha(packed),
         "bytes": len(packed),
         "plain_sha256": sha(DATA),
