@@ -170,8 +170,9 @@ def judge_device_counter(before, after, wanted):
 def is_virtual(kind, found=None):
     # type: (Any, Any) -> bool
     """Also where an emulated disk says that it is a real one: by its maker's name."""
-    name = " ".join(str((found or {}).get(field) or "") for field in ("vendor", "model")).strip().upper()
-    return kind in VIRTUAL_KINDS or kind is None or any(name.startswith(word) for word in VIRTUAL_MODELS)
+    # Each by itself: an emulated SATA disk has the vendor "ATA".
+    names = [str((found or {}).get(field) or "").strip().upper() for field in ("vendor", "model")]
+    return kind in VIRTUAL_KINDS or kind is None or any(name.startswith(word) for name in names for word in VIRTUAL_MODELS)
 
 
 def classes(kind, found=None):
