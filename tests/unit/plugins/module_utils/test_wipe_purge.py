@@ -405,6 +405,7 @@ def test_progress_of_both_sense_formats():
 
 @pytest.mark.parametrize("found,name,words", [
     ({"kind": "nvme", "model": "SAMSUNG"}, "nvme-sanitize-block", ("Purge", "not named", "Purge")),
+        ({"kind": "scsi", "vendor": "ATA", "model": "QEMU HARDDISK"}, "ata-sanitize-block", ("logical sanitisation",) * 3),
     ({"kind": "nvme", "model": "QEMU NVMe Ctrl"}, "nvme-sanitize-block", ("logical sanitisation",) * 3),
     ({"kind": "nvme", "model": "SAMSUNG"}, "nvme-format-ses1", ("Clear", "Purge", "Clear")),
     ({"kind": "scsi", "rotational": True}, "ata-security-erase-enhanced", ("Purge", "Purge", "Purge")),
