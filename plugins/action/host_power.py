@@ -7,125 +7,272 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Iterable
+from dataclasses import dataclass, field
 from typing import Any
 
 from ansible.errors import AnsibleConnectionFailure
 
-from ansible_collections.sunset.crm.plugins.plugin_utils import ledger, witness
+from ansible_collections.sunset.crm.plugins.plugin_utils import controllers, ledger, witness
 from ansible_collections.sunset.crm.plugins.plugin_utils.account import Account
 from ansible_collections.sunset.crm.plugins.plugin_utils.arguments import checked
+from ansible_collections.sunset.crm.plugins.plugin_utils.controllers import Silent
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
 from ansible_collections.sunset.crm.plugins.plugin_utils.estate import Estate
+from ansible_collections.sunset.crm.plugins.plugin_utils.powering import busy, how_it_ended, off_result, recorded_machine, shown
 from ansible_collections.sunset.crm.plugins.plugin_utils.recording import RecordedAction
+from ansible_collections.sunset.crm.plugins.plugin_utils.redfish import GOING_DOWN
 
 SPEC: dict[str, Any] = {
     "state": {"type": "str", "required": True, "choices": ["off", "on"]},
-    "witness": {"type": "dict", "required": True},
+    "witness": {"type": "raw", "required": True},
     "timeout": {"type": "float", "default": 300},
     "silence_seconds": {"type": "float", "default": 20},
     "machine_id": {"type": "str"},
+    "board": {"type": "dict", "default": {}},
+    "ask_controller": {"type": "bool", "default": False},
+    "force_after": {"type": "float"},
+    "force_allowed_by": {"type": "str"},
+    "excused": {"type": "list", "elements": "str", "default": []},
+    "ports": {"type": "list", "elements": "int", "default": []},
+    "idle_waiver": {"type": "str"},
 }
+RULES: dict[str, Any] = {"required_by": {"force_after": ["force_allowed_by"]}}
 IDENTITY = "cat /etc/machine-id /proc/sys/kernel/random/boot_id"
+# What the board says of itself; only root may read it, and many boards say nothing.
+BOARD = "for f in uuid serial; do printf '%s=' $f; cat /sys/class/dmi/id/product_$f 2>/dev/null || echo; done"
 POWER_OFF = "if test -d /run/systemd/system; then systemctl --no-block poweroff; else shutdown -P now || poweroff; fi"
-POLL = 0.5
+POLL, LONGEST_POLL = 0.5, 5.0
+SETTLE = 2.0  # seconds after which a controller must still show a host off: one that restarts is off for a moment
 REFUSED_GRACE = 10.0  # a host may go down although its answer to the request was an error
 
 
-def recorded_machine(entries: Iterable[ledger.Entry], item: str) -> str:
-    """The machine id that was read before this host was last switched off."""
-    found = ""
-    for entry in entries:
-        record = entry.record
-        if record.get("item") == item and record.get("aspect") == "power" and record.get("kind") == "outcome":
-            result = (record.get("evidence") or {}).get("result") or {}
-            found = str(result.get("machine_id") or found)
-    return found
+@dataclass
+class Descent:
+    """What was done to one host on its way down."""
 
-
-def off_result(reading: dict[str, Any], how: str, identity: dict[str, str], seconds: float | None) -> dict[str, Any]:
-    """What the ledger keeps of a host that is off. proof is the witness' kind: silence is never called a power state."""
-    return {
-        "power": reading["power"],
-        "how": how,
-        "proof": reading["kind"],
-        "seen_at": reading["at"],
-        "stays_off": {True: "yes", False: "no"}.get(reading["detail"].get("stays_off"), "unknown"),
-        "exit_code": reading["detail"].get("exit_code"),
-        "seconds": seconds,
-        **identity,
-    }
+    identity: dict[str, Any] = field(default_factory=dict)
+    asked: str = ""
+    answer: str = ""
+    forced: bool = False
+    more: dict[str, Any] = field(default_factory=dict)
 
 
 class ActionModule(RecordedAction):
     """off and on; the witness has the first and the last word."""
 
     def perform(self, args: dict[str, Any], task_vars: dict[str, Any], check: bool) -> dict[str, Any]:
-        options = checked(self.name, SPEC, args)
-        outside = dict(options["witness"])
-        outside.setdefault("seconds", options["silence_seconds"])
-        reading = witness.read(outside)
+        options = checked(self.name, SPEC, args, **RULES)
+        if options["force_after"] is not None and not 0 < options["force_after"] < options["timeout"]:
+            raise Refusal("force_after must be shorter than timeout, or a host that was cut off has no time left to be seen off")
+        outside = witness.described(options["witness"])
+        for one in outside:
+            if one["kind"] == "silence":
+                one.setdefault("seconds", options["silence_seconds"])
         account = Account(self.name, options["item"])
-        account.before = {"witness": reading}
-        if reading["power"] == "unknown":
-            raise Refusal(
-                f"{options['item']}: its witness ({reading['kind']}) cannot say whether it is on or off: {reading['detail']}. "
-                "Nothing was changed. Mend the witness in the inventory (sunset_power), or wait until it answers."
-            )
-        if options["state"] == "off":
-            return self._off(options, outside, reading, account, check)
-        expected = options["machine_id"]
-        if not expected:
-            book = Estate.at(task_vars.get("sunset_estate_dir")).ledger_file
-            expected = recorded_machine(ledger.read(book), options["item"])
-        return self._on(options, outside, reading, account, expected, check)
+        # The idle look belongs to the act itself and to a rehearsal of it, not to the reading of what was there before.
+        looking = (args.get("receipt") or {}).get("intent") != "observed"
+        watch = witness.Watch(outside, options["timeout"] + witness.PATIENCE)
+        try:
+            with watch:
+                reading = watch.look()
+                account.before = {"witness": reading}
+                if reading["power"] == "unknown":
+                    raise Refusal(
+                        f"{options['item']}: its witness ({reading['kind']}) cannot say whether it is on or off: {_why(reading)}. "
+                        "Nothing was changed. Mend the witness in the inventory (sunset_power), or wait until it answers."
+                    )
+                if options["state"] == "off":
+                    return self._off(options, watch, reading, account, task_vars, check, looking)
+                expected = options["machine_id"]
+                if not expected:
+                    book = Estate.at(task_vars.get("sunset_estate_dir")).ledger_file
+                    expected = recorded_machine(ledger.read(book), options["item"])
+                return self._on(options, watch, reading, account, expected, check)
+        finally:
+            for complaint in watch.left:
+                self._display.warning(f"{options['item']}: {complaint}; it ends there by itself")
 
     # --- off
 
     def _off(
-        self, options: dict[str, Any], outside: dict[str, Any], reading: dict[str, Any], account: Account, check: bool
+        self,
+        options: dict[str, Any],
+        watch: witness.Watch,
+        reading: dict[str, Any],
+        account: Account,
+        task_vars: dict[str, Any],
+        check: bool,
+        looking: bool,
     ) -> dict[str, Any]:
         if reading["power"] == "off":
             account.after = account.before
             return account.done(False, "yes", off_result(reading, "already off", {}, None))
-        if check:
+        going = shown(reading, "state") == GOING_DOWN
+        if check and not looking:
             account.after = account.before
             return account.done(True, "unknown", {"power": "on", "proof": reading["kind"]})
-        identity = self._identity()
-        if not identity:
-            raise Refusal(
-                f"{options['item']} is on, says its witness ({reading['kind']}), but does not answer through its connection, so it "
-                "cannot be asked to end. Nothing was changed. Mend the connection, or switch it off by hand and run the same command again."
-            )
-        account.before["identity"] = identity
-        if options["machine_id"] and identity["machine_id"] != options["machine_id"]:
-            raise Refusal(
-                f"{options['item']}: what answers is the machine {identity['machine_id']}, the plan has {options['machine_id']}. "
-                "Another machine has its address; nothing was changed."
-            )
+        descent = Descent()
         start = time.monotonic()
-        answer = self._ask()
-        account.did(did="asked to power off", command=POWER_OFF, **answer)
+        if not going:
+            descent.identity = self._identity()
+            self._may_be_asked(options, watch, reading, descent)
+            account.before["identity"] = descent.identity
+            held = self._held(options, descent, account, task_vars, rehearsal=check)
+            if check:
+                account.after = account.before
+                return account.done(True, "unknown", {"power": "on", "proof": reading["kind"], "now": held})
+            if held:
+                return account.failed(
+                    f"{options['item']} stays on: {'; '.join(held)}. It was not asked for anything. End these first (a guest found by a "
+                    "person to be none of the plan's business is classified: sunset_classified), then run the same command again.",
+                    {"power": "on", "proof": reading["kind"], "held": held, **descent.identity},
+                )
+            start = time.monotonic()
+            self._request(watch, descent, account)
+        elif check:
+            account.after = account.before
+            return account.done(True, "unknown", {"power": "on", "proof": reading["kind"], "state": GOING_DOWN})
+        return self._until_off(options, watch, descent, account, start)
+
+    def _may_be_asked(self, options: dict[str, Any], watch: witness.Watch, reading: dict[str, Any], descent: Descent) -> None:
+        """Refuse where nobody could be asked, or where it would be another machine."""
+        item, identity = options["item"], descent.identity
+        board = self._board() if identity and any(one["kind"] in witness.CONTROLLERS for one in watch.witnesses) else {}
+        seen = {name: shown(reading, name) for name in ("uuid", "serial")}
+        declared = next((one for one in watch.witnesses if one["kind"] in witness.CONTROLLERS), {})
+        match = controllers.same_machine({**options["board"], **declared} if declared else {}, seen, board)
+        if declared:
+            descent.more["controller_of_this_host"] = match
+        if match == "no":
+            raise Refusal(
+                f"{item}: its management controller shows serial {seen['serial'] or '-'}, uuid {seen['uuid'] or '-'}; the host itself is "
+                f"{board or options['board']}. It is the controller of another machine; nothing was changed. Correct sunset_power."
+            )
+        if options["force_after"] is not None and match != "yes":
+            raise Refusal(
+                f"{item} may be cut off after {options['force_after']:g} s, says {options['force_allowed_by']}, but "
+                + (
+                    "it has no management controller that could. "
+                    if not declared
+                    else "nothing shows that the controller is that of this host. "
+                )
+                + "Nothing was changed. Give the witness the serial or the uuid that the controller shows, or leave force_after out."
+            )
+        if identity:
+            if options["machine_id"] and identity["machine_id"] != options["machine_id"]:
+                raise Refusal(
+                    f"{item}: what answers is the machine {identity['machine_id']}, the plan has {options['machine_id']}. "
+                    "Another machine has its address; nothing was changed."
+                )
+            return
+        if not options["ask_controller"]:
+            raise Refusal(
+                f"{item} is on, says its witness ({reading['kind']}), but does not answer through its connection, so it "
+                "cannot be asked to end. Nothing was changed. Mend the connection, let its controller ask it (ask_controller), "
+                "or switch it off by hand and run the same command again."
+            )
+        if match != "yes":
+            raise Refusal(
+                f"{item} does not answer through its connection, and nothing shows that the controller is that of this host. Nothing was "
+                "changed. Give the witness the serial or the uuid that the controller shows (serial, uuid in sunset_power)."
+            )
+
+    def _held(
+        self, options: dict[str, Any], descent: Descent, account: Account, task_vars: dict[str, Any], *, rehearsal: bool
+    ) -> list[str]:
+        """What keeps the host on. Read now, on the host; where it does not answer, only a person's signed word goes instead."""
+        if options["idle_waiver"]:
+            descent.more["idle_waiver"] = options["idle_waiver"]
+        if not descent.identity:
+            if options["idle_waiver"]:
+                return []
+            return [
+                "it does not answer through its connection, so nobody can see whether a guest runs on it or somebody uses a database of it "
+                "(a person can sign for that: a waiver of the gate 'idle', docs/operator.md)"
+            ]
+        try:
+            done = self._execute_module(
+                module_name="sunset.crm.host_idle",
+                module_args={"excused": options["excused"], "ports": options["ports"]},
+                task_vars=task_vars,
+            )
+        except AnsibleConnectionFailure as exc:
+            done = {"msg": str(exc)}
+        if "idle" not in done:
+            why = str(done.get("msg") or done.get("module_stderr") or "no answer").strip()[-300:]
+            return [] if options["idle_waiver"] else [f"whether a guest runs on it is unknown: it could not be looked at ({why})"]
+        account.before["idle"] = done["idle"]
+        held = busy(options["item"], done["idle"])
+        if rehearsal:
+            return held
+        # A signed word goes instead of what could not be seen, never against what was seen.
+        return [one for one in held if not (options["idle_waiver"] and "unknown" in one.partition(":")[0])]
+
+    def _request(self, watch: witness.Watch, descent: Descent, account: Account) -> None:
+        if descent.identity:
+            answer = self._ask()
+            descent.asked = "ssh"
+            descent.answer = f"exit code {answer['rc']}: {answer['stderr']}" if answer["rc"] not in (0, None, 255) else ""
+            account.did(did="asked to power off", through="its connection", command=POWER_OFF, **answer)
+            return
+        self._tell(watch, controllers.SOFT, "asked to power off", account)
+        descent.asked = "controller"
+
+    def _tell(self, watch: witness.Watch, what: str, did: str, account: Account) -> None:
+        """Send one request to the controller. An answer that does not come is recorded; the witness tells what became of it."""
+        try:
+            controller = watch.controller()
+        except Silent as exc:
+            raise Refusal(f"{exc}. It was not asked for anything; run the same command again.") from None
+        if controller is None:
+            raise Refusal("this host has no management controller that could be asked (a witness of kind redfish or ipmi)")
+        try:
+            account.did(did=did, through=controller.kind, request=controller.ask(what))
+        except Silent as exc:
+            account.did(did=did, through=controller.kind, request=what, answer=f"none: {exc}")
+
+    def _until_off(self, options: dict[str, Any], watch: witness.Watch, descent: Descent, account: Account, start: float) -> dict[str, Any]:
+        force_at = None if options["force_after"] is None else start + options["force_after"]
         deadline = start + options["timeout"]
-        if answer["rc"] not in (0, None, 255):
-            deadline = min(deadline, start + REFUSED_GRACE)
+        if descent.answer:
+            deadline = min(deadline, start + REFUSED_GRACE) if force_at is None else deadline
+        pause, problem = POLL, ""
         while True:
-            reading = witness.read(outside)
-            if reading["power"] == "off" or time.monotonic() >= deadline:
+            reading = watch.look("off")
+            now = time.monotonic()
+            if reading["power"] == "off" or now >= deadline:
                 break
-            time.sleep(POLL)
+            if force_at is not None and now >= force_at and not descent.forced:
+                descent.forced = True
+                try:
+                    self._tell(watch, controllers.CUT, f"cut off, allowed by {options['force_allowed_by']}", account)
+                except Refusal as exc:
+                    descent.forced, problem = False, f" {exc}"
+                    break
+                pause = POLL
+                continue
+            time.sleep(min(pause, max(0.05, (force_at if force_at and not descent.forced else deadline) - now)))
+            if any(one["kind"] in witness.CONTROLLERS for one in watch.witnesses):
+                pause = min(pause * 1.5, LONGEST_POLL)
         seconds = round(time.monotonic() - start, 2)
+        if reading["power"] == "off" and any(one["kind"] in witness.CONTROLLERS for one in watch.witnesses):
+            time.sleep(SETTLE)
+            reading = watch.look()
         account.after = {"witness": reading}
         # The control connection of ssh would outlive the host and mislead the next task.
         with contextlib.suppress(Exception):
             self._connection.reset()
-        result = off_result(reading, str(reading["detail"].get("how", "unknown")), identity, seconds)
+        more = {**descent.more, "asked_through": descent.asked, "forced": descent.forced}
+        if options["force_after"] is not None:
+            more["force_allowed_by"] = options["force_allowed_by"]
+        result = off_result(reading, how_it_ended(reading, descent.asked, descent.forced), descent.identity, seconds, more)
         if reading["power"] == "off":
             return account.done(True, "yes", result)
-        said = f"; its answer was exit code {answer['rc']}: {answer['stderr']}" if answer["rc"] else ""
+        said = f"; its answer was {descent.answer}" if descent.answer else ""
+        forced = "It was cut off and is still not off." if descent.forced else "Nothing was forced."
         return account.failed(
             f"{options['item']} is {reading['power']} {seconds:g} s after it was asked to power off, says its witness "
-            f"({reading['kind']}: {reading['detail']}){said}. Nothing was forced. Look at its console, or give it a longer "
+            f"({reading['kind']}: {_why(reading)}){said}. {forced}{problem} Look at its console, or give it a longer "
             "timeout, and run the same command again.",
             result,
         )
@@ -148,12 +295,21 @@ class ActionModule(RecordedAction):
         lines = str(done["stdout"]).split()
         return {"machine_id": lines[0], "boot_id": lines[1]} if done["rc"] == 0 and len(lines) == 2 else {}
 
+    def _board(self) -> dict[str, str]:
+        """The uuid and serial that the host's own board tells; empty where it tells nothing."""
+        try:
+            done = self._low_level_execute_command(BOARD, sudoable=True)
+        except AnsibleConnectionFailure:
+            return {}
+        pairs = (line.strip().partition("=") for line in str(done["stdout"]).splitlines())
+        return {name: value for name, _equals, value in pairs if name in ("uuid", "serial") and value}
+
     # --- on
 
     def _on(
         self,
         options: dict[str, Any],
-        outside: dict[str, Any],
+        watch: witness.Watch,
         reading: dict[str, Any],
         account: Account,
         expected: str,
@@ -164,16 +320,21 @@ class ActionModule(RecordedAction):
             account.after = account.before
             return account.done(was_off, "unknown" if was_off else "yes", {"power": reading["power"], "proof": reading["kind"]})
         start = time.monotonic()
+        through = ""
         if was_off:
-            witness.switch_on(outside)
-            account.did(did="switched on", through=outside["kind"])
+            through = witness.switch_on(watch.witnesses)
+            account.did(did="switched on", through=through)
         identity = self._wait_for_identity(start + options["timeout"])
-        reading = witness.read(outside)
+        reading = watch.look()
         account.after = {"witness": reading, "identity": identity}
         result = {"power": reading["power"], "proof": reading["kind"], "seconds": round(time.monotonic() - start, 2), **identity}
+        if through:
+            result["through"] = through
         if not identity:
             return account.failed(
-                f"{item} does not answer through its connection within {options['timeout']:g} s (power: {reading['power']}). "
+                f"{item} does not answer through its connection within {options['timeout']:g} s (power: {reading['power']}"
+                + (f", it was switched on through {through}" if through else "")
+                + "). "
                 "Look at its console; then run the same command again.",
                 result,
             )
@@ -199,3 +360,8 @@ class ActionModule(RecordedAction):
             with contextlib.suppress(Exception):
                 self._connection.reset()
             time.sleep(POLL)
+
+
+def _why(reading: dict[str, Any]) -> str:
+    """What a reading says beside its verdict, for a message."""
+    return str(reading["detail"].get("problem") or reading["detail"])

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.sunset.crm.plugins.plugin_utils import copies, ledger, survey
+from ansible_collections.sunset.crm.plugins.module_utils import _machine
+from ansible_collections.sunset.crm.plugins.plugin_utils import booting, copies, jumping, ledger, picture, standing, survey
 from ansible_collections.sunset.crm.plugins.plugin_utils import plan as plans
 from ansible_collections.sunset.crm.plugins.plugin_utils.control import ControlAction, host_variables
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
@@ -19,6 +20,7 @@ from ansible_collections.sunset.crm.plugins.plugin_utils.estate import Estate
 from ansible_collections.sunset.crm.plugins.plugin_utils.files import write
 from ansible_collections.sunset.crm.plugins.plugin_utils.recording import plain
 from ansible_collections.sunset.crm.plugins.plugin_utils.view import build
+from ansible_collections.sunset.crm.plugins.plugin_utils.witness import described
 from ansible_collections.sunset.crm.plugins.plugin_utils.witness import read as read_witness
 
 
@@ -55,24 +57,66 @@ class ActionModule(ControlAction):
                 + "\n".join(f"  - {lack}" for lack in lacks)
                 + "\nMend the estate or the inventory, then survey again."
             )
+        kept_rows = self._kept(hosts, args, task_vars)
+        if dark := [row for row in kept_rows if row["verdict"] == standing.DARK]:
+            raise Refusal(
+                "what is needed to the end stands on what goes off; no plan was written:\n"
+                + "\n".join(f"  - the {row['role']} {row['name']}: {row['why']}" for row in dark)
+                + "\nMove it, or take that host out of the estate, then survey again."
+            )
         text = (json.dumps(data, indent=1, sort_keys=True) + "\n").encode()
         plan = plans.parse(text)
         old = estate.plan_file.read_bytes() if estate.plan_file.exists() else b""
         if old != text and not check:
             write(estate.plan_file, text)
+        tree = picture.tree(plan, kept_rows)
+        if not check:
+            write(estate.plan_file.with_name("standing.txt"), tree.encode())
+            write(estate.plan_file.with_name("standing.svg"), picture.svg(plan).encode())
         diff = difflib.unified_diff(old.decode().splitlines(True), text.decode().splitlines(True), "plan before", "plan after")
         return {
             "changed": old != text,
             "diff": {"prepared": "".join(diff)},
             "plan": {"path": str(estate.plan_file), "sha256": plan.sha256, "items": len(plan.items)},
+            "standing": {
+                "path": str(estate.plan_file.with_name("standing.txt")),
+                "tree": tree.splitlines(),
+                "unknown": [f"{row['role']} {row['name']}: {row['why']}" for row in kept_rows if row["verdict"] == standing.UNKNOWN],
+            },
             "unclassified": [f"{found['host']}: {found['id']} ({found['what']})" for found in plan.unclassified()],
         }
+
+    def _kept(self, hosts: dict[str, dict[str, Any]], args: dict[str, Any], task_vars: dict[str, Any]) -> list[dict[str, str]]:
+        """Whether control node, vaults, jump hosts and resolvers stand on a host of the estate. A host that is off carries none of them."""
+        control = plain(_machine.machine())
+        machines = {
+            name: {**facts["survey"]["machine"], "reached_at": facts["reach"]["address"]}
+            for name, facts in hosts.items()
+            if (facts["survey"] or {}).get("machine")
+        }
+        vaults: dict[str, Any] = {}
+        jump_hosts: dict[str, tuple[Any, str]] = {}
+        for name in [*hosts, *args["vaults"]]:
+            variables = host_variables(task_vars, name)
+            jump_hosts.update(jumping.of_machine(name, variables))
+            if name in args["vaults"]:
+                seen = plain((variables.get("sunset_machine_seen") or {}).get("machine") or None)
+                vaults[name] = control if copies.on_control_node(variables) else seen
+        return standing.kept(control, vaults, jump_hosts, machines)
 
     def _facts(self, name: str, task_vars: dict[str, Any], args: dict[str, Any]) -> dict[str, Any]:
         variables = host_variables(task_vars, name)
         for wanted in ("sunset_wave", "sunset_power", "sunset_items"):
             if wanted not in variables:
                 raise Refusal(f"the inventory gives {name} no {wanted}; see inventories/example")
+        power = plain(variables["sunset_power"])
+        rescue_boot = plain(variables.get("sunset_rescue_boot") or {})
+        try:
+            described(power)
+            if rescue_boot:
+                booting.described(rescue_boot)
+        except Refusal as exc:
+            raise Refusal(f"{name}: {exc}") from None
         address = str(variables.get("ansible_host", name))
         seen = variables.get(args["register"]) or {}
         found = plain(seen.get("survey")) if not seen.get("failed") else None
@@ -82,11 +126,13 @@ class ActionModule(ControlAction):
             found["findings"] = [*found.get("findings", []), *plain(guests.get("findings") or [])]
         return {
             "wave": str(variables["sunset_wave"]),
-            "power": plain(variables["sunset_power"]),
+            "power": power,
             "items": plain(variables["sunset_items"]),
             "survey": found,
             "profiles": plain(variables.get("survey_profiles") or {}),
             "guest": self._guest(name, variables),
+            "rescue_boot": rescue_boot,
+            "stands_on": [str(one) for one in plain(variables.get("sunset_stands_on") or [])],
             "reach": {
                 "address": str(variables.get("sunset_pull_address", address)),
                 "port": int(variables.get("ansible_port") or 22),

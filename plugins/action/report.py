@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from ansible_collections.sunset.crm.plugins.plugin_utils import certificate, ledger, orders, report, statements
+from ansible_collections.sunset.crm.plugins.plugin_utils import certificate, ledger, orders, picture, report, statements
 from ansible_collections.sunset.crm.plugins.plugin_utils.control import ControlAction
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
 from ansible_collections.sunset.crm.plugins.plugin_utils.estate import Estate
@@ -32,6 +32,6 @@ class ActionModule(ControlAction):
         content = report.facts(plan, build(entries, plan=plan), entries, words, approver, certificates, ordered, ledger.now())
         path = estate.report_folder / "index.html"
         if not check:
-            write(path, report.page(content).encode())
+            write(path, report.page({**content, "standing": picture.page_of(plan)}).encode())
             write(estate.report_folder / "report.json", (json.dumps(content, indent=1, sort_keys=True) + "\n").encode())
         return {"changed": False, "path": str(path), "rows": content["rows"], "msg": f"the report lies in {path}"}

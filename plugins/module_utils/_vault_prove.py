@@ -353,7 +353,8 @@ def attributes_wanted(entries):
 
 def tar_argv(tree, held):
     # type: (str, bool) -> List[str]
-    argv = ["tar", "--extract", "--file=-", "--directory=" + tree, "--preserve-permissions", "--numeric-owner", "--acls"]
+    # --ignore-zeros: it reads to the end of the stream, the padding behind the end mark too.
+    argv = ["tar", "--extract", "--ignore-zeros", "--file=-", "--directory=" + tree, "--preserve-permissions", "--numeric-owner", "--acls"]
     return argv + (["--xattrs", "--xattrs-include=user.*"] if held else [])
 
 

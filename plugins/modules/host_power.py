@@ -11,55 +11,33 @@ short_description: Power a host off gracefully and see from outside that it is o
 version_added: 0.1.0
 description:
   - A witness outside the host has the first and the last word. A host that it shows off is left alone, and no connection
-    to it is made. A witness that cannot see is a refusal.
-  - V(off) asks the host through its own connection to power off. A connection that is cut by that is expected and proves
-    nothing. Then the witness is read until it shows the host off or O(timeout) has passed. Nothing is ever forced.
+    to it is made. A witness that cannot see is a refusal, and so are several that disagree.
+  - V(off) looks at the host first, by its connection (M(sunset.crm.host_idle)). A guest that runs on it, an engine that gives no answer, or
+    a session from another host on a database server of it keeps it on. Then it is asked through its own connection to power off. A
+    connection that is cut by that is expected and proves nothing. Then the witness is read until it shows the host off or O(timeout) has
+    passed. Nothing is forced unless O(force_after) and O(force_allowed_by) say so.
   - V(on) switches on through the witness where that can, waits until the host answers through its connection, and
     checks that it is the same machine.
 options:
-  item:
-    description: Identity of the plan's item.
-    type: str
-    required: true
   state:
     description: What the power is to be. Quote it, YAML takes both words for booleans.
     type: str
     choices: ['off', 'on']
     required: true
   witness:
-    description: What sees the host's power from outside. Taken from the plan.
-    type: dict
+    description:
+      - What sees the host's power from outside. Taken from the plan. A mapping, or a list of several of different kinds, which must agree.
+      - C(kind=redfish) is a management controller. C(address), C(credentials) (file of mode 0600 on the control node with C(username) and
+        C(password)), one of C(ca_file) and C(fingerprint) (SHA-256 of its certificate); C(system) where it has several; C(auth=basic) where it has
+        no sessions to give; C(serial) or C(uuid), by which it is known to be the controller of this host; C(timeout) of one answer in seconds.
+      - C(kind=ipmi) is a management controller that speaks IPMI 2.0. C(address), C(port), C(credentials), C(uuid).
+      - C(kind=libvirt) means that the host is a guest. C(uri) and C(domain) (name or UUID).
+      - C(kind=docker) means that the host is a container of the control node's engine, as in the lab. C(container), C(socket).
+      - C(kind=silence) means no sign of life for a set time, by TCP, ICMP and ARP. It is weaker than a power state, is called V(silence) wherever
+        it appears. C(address), C(ports), C(seconds), C(reference) (address that must answer a ping meanwhile, so that a cut cable here is not taken
+        for a host that is off), C(wake) (C(mac), C(broadcast), C(port)) for Wake-on-LAN, without which it cannot switch on.
+    type: raw
     required: true
-    suboptions:
-      kind:
-        description:
-          - V(docker) means that the host is a container of the control node's engine, as in the lab.
-          - V(silence) means no sign of life for a set time, by TCP, ICMP and ARP. It is weaker than a power state, is called
-            V(silence) wherever it appears, and cannot switch on.
-        type: str
-        choices: [docker, silence]
-        required: true
-      container:
-        description: Name of the container, for V(docker).
-        type: str
-      socket:
-        description: Socket of the engine, for V(docker).
-        type: path
-        default: /var/run/docker.sock
-      address:
-        description: Address of the host, for V(silence).
-        type: str
-      ports:
-        description: TCP ports that are tried, for V(silence). A refusal is a sign of life.
-        type: list
-        elements: int
-        default: [22]
-      seconds:
-        description: How long there must be no sign of life, for V(silence). Default is O(silence_seconds).
-        type: float
-      reference:
-        description: Address that must answer a ping meanwhile, for V(silence), so that a cut cable here is not taken for a host that is off.
-        type: str
   timeout:
     description: Seconds from the request until the witness must show the wanted power.
     type: float
@@ -68,23 +46,44 @@ options:
     description: How long a host must be silent, where the witness does not say it.
     type: float
     default: 20
+  ask_controller:
+    description:
+      - Whether a host that does not answer through its connection may be asked to end by its management controller (C(GracefulShutdown), C(chassis
+        power soft)). What the controller does not offer is an error; nothing else is sent in its place.
+    type: bool
+    default: false
+  force_after:
+    description: Seconds after which a host that does not end is cut off by its management controller. Never, if not given.
+    type: float
+  force_allowed_by:
+    description: Who allowed that. Recorded.
+    type: str
+  board:
+    description: UUID and serial number of the host's mainboard, as the survey read them. Taken from the plan.
+    type: dict
+    default: {}
+  excused:
+    description: Guests that a person has classified and that may run. Taken from the plan.
+    type: list
+    elements: str
+    default: []
+  ports:
+    description: Ports of the plan's database servers on this host. Taken from the plan.
+    type: list
+    elements: int
+    default: []
+  idle_waiver:
+    description: Digest of a signed waiver of the gate C(idle), which stands for what could not be seen. Taken from the statements.
+    type: str
   machine_id:
     description: The machine id that must answer after V(on). Default is the one read before the last power-off.
     type: str
-  receipt:
-    description: Set by the collection's action plugin.
-    type: dict
-attributes:
-  check_mode:
-    description: Takes the same decision without acting.
-    support: full
-  diff_mode:
-    description: Returns before and after in the evidence instead.
-    support: none
 requirements:
-  - Python package C(docker) on the control node, for the witness V(docker)
+  - On the control node, for the witness of that kind, the Python package C(sushy) (Redfish), C(pyghmi) (IPMI), C(docker), C(libvirt-python)
 seealso:
   - module: sunset.crm.docker_guests
+extends_documentation_fragment:
+  - sunset.crm.recorded
 author:
   - sunset.crm contributors
 """
@@ -95,6 +94,14 @@ EXAMPLES = r"""
     item: host:app1
     state: 'off'
     witness: {kind: silence, address: 192.0.2.10, seconds: 60, reference: 192.0.2.1}
+
+- name: Power a host off and see it off by its management controller and by silence
+  sunset.crm.host_power:
+    item: host:db1
+    state: 'off'
+    witness:
+      - {kind: redfish, address: bmc-db1.example.org, credentials: /etc/sunset/bmc/db1.yml, ca_file: /etc/sunset/bmc/ca.pem}
+      - {kind: silence, address: 192.0.2.12, reference: 192.0.2.1}
 
 - name: Switch a lab host on again
   sunset.crm.host_power:
@@ -120,7 +127,9 @@ result:
       type: str
       sample: docker
     how:
-      description: How the host went off; V(by itself), V(by force), V(already off) or V(unknown).
+      description:
+        - How the host went off; V(by itself), V(by force), V(already off), V(after a graceful request) or V(unknown). A management controller
+          shows that a host is off, not how it came to be.
       returned: for V(off)
       type: str
       sample: by itself
@@ -129,6 +138,26 @@ result:
       returned: for V(off)
       type: str
       sample: 'yes'
+    asked_through:
+      description: Through what it was asked to end; V(ssh) or V(controller).
+      returned: for V(off), when something was done
+      type: str
+      sample: ssh
+    forced:
+      description: Whether it was cut off.
+      returned: for V(off), when something was done
+      type: bool
+      sample: false
+    controller_of_this_host:
+      description: Whether the management controller is known to be that of this host; V(yes) or V(unknown).
+      returned: for V(off), when it has one
+      type: str
+      sample: 'yes'
+    through:
+      description: What it was switched on through.
+      returned: for V(on), when it was off
+      type: str
+      sample: redfish (On)
     machine_id:
       description: The machine id, read through the connection.
       returned: when the host was asked

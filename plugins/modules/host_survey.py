@@ -82,6 +82,11 @@ survey:
       type: str
       returned: success
       sample: ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIJ0pV5dO
+    machine:
+      description: By what it is known again from elsewhere, as M(sunset.crm.machine_look) reads it.
+      type: dict
+      returned: success
+      sample: {addresses: [192.0.2.11], macs: ["52:54:00:12:34:57"], guests: [], storage: [], container: false}
     expected:
       description:
         - For each declared item whether it was found (C(yes), C(no) or C(unknown)), its identity, the devices that
@@ -107,7 +112,7 @@ survey:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.sunset.crm.plugins.module_utils import _recorded, _survey, _survey_host, _survey_media
+from ansible_collections.sunset.crm.plugins.module_utils import _machine, _recorded, _survey, _survey_host, _survey_media
 from ansible_collections.sunset.crm.plugins.module_utils._survey_expected import Expected
 
 
@@ -126,7 +131,8 @@ def main():
     expected = Expected(_recorded.run_command, _survey_media.Media())
     seen = {_survey.item_id(item): expected.look(item) for item in items}
     findings = _survey_host.Findings(_recorded.run_command, items, module.params["profiles"], expected)
-    module.exit_json(changed=False, survey=dict(_survey_host.host_facts(), expected=seen, findings=findings.all(seen)))
+    facts = dict(_survey_host.host_facts(), machine=_machine.machine())
+    module.exit_json(changed=False, survey=dict(facts, expected=seen, findings=findings.all(seen)))
 
 
 if __name__ == "__main__":

@@ -100,6 +100,13 @@ plan:
   returned: success
   type: dict
   sample: {path: /srv/sunset/acme/plan.json, sha256: 9f2c, items: 17}
+standing:
+  description: >-
+    Who stands on whom, as a tree (it lies beside the plan as C(standing.txt), and as a picture in C(standing.svg)), and what of
+    that which is kept (control node, vaults, jump hosts, resolvers) could not be compared with the hosts that go off.
+  returned: success
+  type: dict
+  sample: {path: /srv/sunset/acme/standing.txt, tree: ["host:db1"], unknown: []}
 unclassified:
   description: What was found and is neither planned nor classified.
   returned: success

@@ -120,7 +120,13 @@ def _host(item: Item, view: View) -> Row:
     if off and view.get(item["id"], "look") is None:
         return _made(item, "powered off, but not surveyed again before", "-", seen, False)
     kind = seen.result.get("proof", "unknown") if seen else ""
-    return _made(item, "powered off" if off else "not seen to be off", f"seen by its outside witness ({kind})" if off else "-", seen, off)
+    done = "powered off"
+    if off and seen is not None:
+        if seen.result.get("forced"):
+            done += f" by force (allowed by {seen.result.get('force_allowed_by')})"
+        if seen.result.get("stays_off") == "no":
+            done += ", comes back when its mains do"
+    return _made(item, done if off else "not seen to be off", f"seen by its outside witness ({kind})" if off else "-", seen, off)
 
 
 def _medium(item: Item, view: View, excuse: str, *, owed: bool) -> Row:

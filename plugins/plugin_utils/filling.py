@@ -24,6 +24,7 @@ Options = dict[str, Any]
 # What a task may choose: which step, how patiently, how fast, in what words, and what only makes a step stricter or is recorded as weaker.
 FREE = {
     "item", "state", "vault", "timeout", "wait", "stall", "rate", "title", "message", "again", "protected", "forced", "force_after", "force_allowed_by",
+    "ask_controller",
 }  # fmt: skip
 # What says where a module looks: from the item's declaration (C(sunset_items)), or the module's default.
 PLANNED = {
@@ -52,6 +53,7 @@ KINDS = {
     "proxmox_guests": ("guest",),
     "host_look": ("host",),
     "host_power": ("host",),
+    "host_boot": ("host",),
     "vault_package": ("host",),
     "vault_destroy": ("host",),
     "vault_access": ("host",),
@@ -192,7 +194,31 @@ def _host_look(item: Item, plan: Plan, view: View, vault: str) -> Options:
 
 def _host_power(item: Item, plan: Plan, view: View, vault: str) -> Options:
     known = {"machine_id": item["identity"]["machine_id"]} if item["identity"].get("machine_id") else {}
-    return {"witness": item["expects"]["power"], **known}
+    databases = plan.of("database", host=item["host"])
+    return {
+        "witness": item["expects"]["power"],
+        "board": item["expects"].get("board") or {},
+        "excused": excused(plan, item["host"]),
+        "ports": sorted({int(one["expects"]["port"]) for one in databases if one["expects"].get("port") and one["expects"].get("unit")}),
+        **known,
+    }
+
+
+def _host_boot(item: Item, plan: Plan, view: View, vault: str) -> Options:
+    seen = view.get(item["id"], "boot")
+    return {
+        "witness": item["expects"]["power"],
+        "board": item["expects"].get("board") or {},
+        "boot": item["expects"].get("rescue_boot") or {},
+        "former": (seen.result.get("former") if seen else None) or {},
+    }
+
+
+def excused(plan: Plan, host: str) -> list[str]:
+    """Guests of a host that a person has classified: they are nobody's data and may run until the host goes off."""
+    kinds = ("container", "guest", "domain", "machine")
+    found = [found["id"].partition(":") for found in plan.data.get("findings", []) if found["host"] == host and found.get("classified")]
+    return sorted({name for kind, _colon, name in found if kind in kinds})
 
 
 def package_settings(plan: Plan, vault: str, host: str) -> Options:
@@ -287,6 +313,7 @@ _FILL = {
     "proxmox_guests": _guests("proxmox"),
     "host_look": _host_look,
     "host_power": _host_power,
+    "host_boot": _host_boot,
     "vault_package": _vault_package,
     "vault_destroy": _vault_destroy,
     "vault_access": _vault_access,

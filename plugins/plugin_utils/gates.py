@@ -437,6 +437,9 @@ def said(step: Step, item: Item, context: Context, vault: str) -> dict[str, Any]
         names = {"attestation_sha256": "identity_digest", "keys_attestation_sha256": "keys_identity_digest"}
         words = {name: attestations(item, context, vault, which) for name, which in names.items()}
         return {name: found[0].sha256 for name, found in words.items() if found}
+    if (step.aspect, step.value) == ("power", "off"):
+        word = waiver("idle", item, context)
+        return {"idle_waiver": word.sha256} if word else {}
     if step.value == "destroyed":
         statement, _entry, _reasons = packages.destruction(item, vault, context)
         known = {name: value for name, value in packages.digests(item, context.view, vault).items() if value}
@@ -533,6 +536,11 @@ def _no_wipe(item: Item, context: Context) -> list[Missing]:
     ]
 
 
+def _boot(item: Item, context: Context, vault: str) -> list[Missing]:
+    """A host that was never seen off could be at work for somebody."""
+    return _need(item["id"], "power", "off", context, _again(context))
+
+
 def _first(item: Item, context: Context, vault: str) -> list[Missing]:
     """Steps before which nothing but the wave has to be in order."""
     return []
@@ -556,5 +564,7 @@ RULES: dict[tuple[str, str], Callable[[Item, Context, str], list[Missing]]] = {
     ("package", "destroyed"): _destroyed,
     ("look", "clear"): _first,
     ("power", "off"): _power,
+    ("boot", "rescue"): _boot,
+    ("boot", "usual"): _first,
     ("wipe", "wiped"): _wipe,
 }

@@ -68,8 +68,11 @@ def _set_faults(item: Item, by_id: dict[str, Item]) -> list[str]:
 
 
 def _host_faults(item: Item, by_id: dict[str, Item]) -> list[str]:
+    # On a host: a guest of nobody's set there, or one that uses storage of that host.
     wrong = [
-        f"{item['id']} stands on {parent}, which is no set of guests" for parent in item["stands_on"] if not parent.startswith("guest:")
+        f"{item['id']} stands on {parent}, which is no set of guests and no host"
+        for parent in item["stands_on"]
+        if not parent.startswith(("guest:", "host:"))
     ]
     told = item["expects"].get("guest") or {}
     for parent in item["stands_on"]:

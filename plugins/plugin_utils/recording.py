@@ -290,7 +290,7 @@ def _from_ledger(session: Session, step: steps.Step, item: Item, vault: str, set
         return {"changed": False, "msg": f"{item['id']}: {why}"}
     if step.irreversible and settled is None and (word := orders.excuse(item, session.words, session.insiders)):
         return {"changed": False, "msg": f"{item['id']}: {word}"}
-    if step.back or step.aspect == "power" or step.where in (steps.VAULT, steps.STATION):
+    if step.back or step.aspect in ("power", "boot") or step.where in (steps.VAULT, steps.STATION):
         return None
     where = item["host"]
     if step.aspect == "session":

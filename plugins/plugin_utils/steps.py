@@ -69,6 +69,9 @@ STEPS = (
     Step("host_look", None, "look", "clear", "power off", CONTROL),
     Step("host_power", "off", "power", "off", "power off", CONTROL),
     Step("host_power", "on", "power", "on", "resume", CONTROL, back=True),
+    # A host that is off is told what to boot from; switching it on is another step.
+    Step("host_boot", "rescue", "boot", "rescue", "wipe", CONTROL),
+    Step("host_boot", "usual", "boot", "usual", "wipe", CONTROL),
     Step("vault_package", "forgotten", "package", "forgotten", "wipe", VAULT, per_vault=True),
     Step("vault_destroy", None, "package", "destroyed", "expire", VAULT, per_vault=True, final=True),
     Step("media_wipe", None, "wipe", "wiped", "wipe", STATION, irreversible=True),

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible_collections.sunset.crm.plugins.plugin_utils import profiles
+from ansible_collections.sunset.crm.plugins.plugin_utils import profiles, standing
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
 from ansible_collections.sunset.crm.plugins.plugin_utils.plan import DATA_SETS, SCHEMA, wave_of_shared
 
@@ -51,6 +51,9 @@ def build(estate: Facts, hosts: dict[str, Facts]) -> tuple[dict[str, Any], list[
             items.append(_declared(host, facts, declared, survey, lacks))
         findings += [_finding(host, found, estate.get("classified", [])) for found in survey.get("findings", [])]
     _lay_on_media(items, lacks)
+    lacks += _stand(
+        items, {host: facts["survey"]["machine"] for host, facts in hosts.items() if (facts.get("survey") or {}).get("machine")}
+    )
     _share_waves(items, estate["waves"])
     lacks += _other_machines(items, seen_uuids)
     profiles.lay_out(items, lambda name: profiles.load(name, estate.get("profiles", [])), estate.get("settings", {}), lacks)
@@ -79,12 +82,15 @@ def _host(host: str, facts: Facts, survey: Facts) -> Facts:
         "host": host,
         "wave": facts["wave"],
         "identity": identity,
-        "stands_on": [guest["item"]] if guest else [],
+        "stands_on": sorted({*([guest["item"]] if guest else []), *facts.get("stands_on", [])}),
         "expects": {
             "power": facts["power"],
             "reach": facts["reach"],
             "profiles": facts.get("profiles", {}),
             **({"guest": guest} if guest else {}),
+            **({"rescue_boot": facts["rescue_boot"]} if facts.get("rescue_boot") else {}),
+            # By which its management controller is known to be its own.
+            **({"board": survey["machine"]["board"]} if (survey.get("machine") or {}).get("board") else {}),
         },
     }
 
@@ -122,6 +128,32 @@ def _declared(host: str, facts: Facts, declared: Facts, survey: Facts, lacks: li
             if key in MEDIUM_KEYS and item["identity"].get(key) != value:
                 lacks.append(f"{item_id} on {host}: {key} is {item['identity'].get(key)!r}, the inventory expects {value!r}")
     return item
+
+
+def _stand(items: list[Facts], machines: Facts) -> list[str]:
+    """Let hosts stand on those whose guests they are, or whose storage they use, as the machines themselves show it."""
+    by_id = {item["id"]: item for item in items}
+    lacks = []
+    for host, carriers in standing.below(machines).items():
+        item = by_id[f"host:{host}"]
+        if item["expects"].get("guest"):
+            # A person has said in which set it is, and that set stands on the nodes.
+            carriers = {name: why for name, why in carriers.items() if not why.startswith(standing.GUEST)}
+        for carrier, why in carriers.items():
+            guest = standing.guest_of(machines[host], machines[carrier])
+            sets = [
+                one["id"]
+                for one in items
+                if one["kind"] == "guest" and one["host"] == carrier and guest in one["identity"].get("uuids", {})
+            ]
+            if guest and sets and not item["expects"].get("guest"):
+                lacks.append(
+                    f"{host} is the guest {guest} of {carrier}, which is in {sets[0]}: it would be shut down before its data are kept. "
+                    f"Say so: sunset_guest: {{item: {sets[0]}, name: {guest}}}"
+                )
+            item["stands_on"] = sorted({*item["stands_on"], f"host:{carrier}"})
+            item["expects"].setdefault("stands_because", {})[f"host:{carrier}"] = why
+    return lacks
 
 
 def _other_machines(items: list[Facts], seen: dict[str, str]) -> list[str]:

@@ -13,13 +13,15 @@ import contextlib
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ import docker
 import docker.errors
 import pytest
 
+from tests.integration.redfish_fake import Bmc, certificates
 from tests.lab import engine as lab_engine
 from tests.lab.image import ensure_host_image, ensure_mini_image
 
@@ -104,7 +107,9 @@ class Host:
     def status(self) -> str:
         return self.docker("inspect", "-f", "{{.State.Status}} {{.State.ExitCode}}", self.name).strip()
 
-    def play(self, action: str, args: dict[str, Any], *, check: bool = False, **variables: Any) -> dict[str, Any]:
+    def play(
+        self, action: str, args: dict[str, Any], *, check: bool = False, kill_after: Callable[[], bool] | None = None, **variables: Any
+    ) -> dict[str, Any]:
         answer = self.folder / "answer.json"
         answer.unlink(missing_ok=True)
         options = "-o UserKnownHostsFile=/dev/null -o StrictHostKeyChecking=no -o LogLevel=ERROR"
@@ -132,13 +137,22 @@ class Host:
         (self.folder / "none.cfg").touch()
         ansible = str(Path(sys.executable).with_name("ansible-playbook"))
         argv = [ansible, "-i", "hosts.json", "play.json", *(["--check"] if check else [])]
+        if kill_after is not None:
+            child = subprocess.Popen(
+                argv, cwd=self.folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
+            )
+            while not kill_after() and child.poll() is None:
+                time.sleep(0.05)
+            os.killpg(child.pid, signal.SIGKILL)
+            child.wait()
+            assert answer.exists(), "killed"
         done = subprocess.run(argv, cwd=self.folder, env=environment, capture_output=True, check=False, timeout=300)
         assert answer.exists(), done.stdout.decode() + done.stderr.decode()
         found: dict[str, Any] = json.loads(answer.read_text())
         return found
 
     def power(self, state: str, *, check: bool = False, timeout: float = 60, **variables: Any) -> dict[str, Any]:
-        args = {"state": state, "witness": self.witness, "timeout": timeout}
+        args: dict[str, Any] = {"state": state, "witness": self.witness, "timeout": timeout}
         return self.play("host_power", {**args, **variables.pop("args", {})}, check=check, **variables)
 
     def down(self) -> None:
@@ -308,3 +322,122 @@ def test_bad_options_are_one_clear_message(running: Host) -> None:
     assert "force_allowed_by" in done["msg"]
     done = running.play("host_power", {"state": "asleep", "witness": running.witness})
     assert "asleep" in done["msg"]
+
+
+class Board:
+    """The board of a host that is a container, for a management controller in front of it."""
+
+    def __init__(self, host: Host) -> None:
+        self.host = host
+
+    def power(self) -> str:
+        return "On" if self.host.status().startswith("running") else "Off"
+
+    def reset(self, kind: str) -> None:
+        verb = {"On": "start", "ForceOff": "kill"}.get(kind)
+        if verb:
+            self.host.docker(verb, self.host.name)
+
+
+@pytest.fixture
+def controlled(running: Host) -> Iterator[tuple[Host, Bmc, dict[str, Any]]]:
+    """A host with a Redfish controller."""
+    tls = certificates(running.folder / "tls")
+    bmc = Bmc(machine=Board(running)).start(tls)
+    path = running.folder / "bmc.yml"
+    path.write_text(f"username: admin\npassword: {bmc.password}\n")
+    path.chmod(0o600)
+    witness = {"kind": "redfish", "address": bmc.address, "credentials": str(path), "ca_file": tls["ca"], "serial": "SER-1"}
+    # This machine's own board shows through into a container: the controller tells the same, or nothing.
+    bmc.uuid = running.docker("exec", running.name, "sh", "-c", "cat /sys/class/dmi/id/product_uuid 2>/dev/null || true").strip()
+    yield running, bmc, witness
+    bmc.stop()
+
+
+def test_off_and_on_by_a_management_controller(controlled: tuple[Host, Bmc, dict[str, Any]]) -> None:
+    host, bmc, witness = controlled
+    both = [witness, {"kind": "silence", "address": "127.0.0.1", "ports": [host.port], "seconds": 1}]
+    dry = host.power("off", check=True, args={"witness": witness})
+    assert (dry["changed"], dry["result"]["now"], bmc.posts()) == (True, [], []), dry.get("msg")
+    done = host.power("off", args={"witness": witness})
+    assert (done["changed"], done["evidence"]["verdict"], done["result"]["proof"]) == (True, "yes", "redfish"), done.get("msg")
+    assert (done["result"]["how"], done["result"]["stays_off"], bmc.posts()) == ("after a graceful request", "yes", [])
+    assert host.status().startswith("exited")
+    # Loopback answers every ping: here silence contradicts, and what they disagree on is not off.
+    assert "its witnesses disagree: redfish says off, silence says on" in host.power("off", args={"witness": both})["msg"]
+    assert host.power("off", args={"witness": witness}, ansible_ssh_executable="/bin/false")["changed"] is False
+    back = host.power("on", args={"witness": witness, "machine_id": done["result"]["machine_id"]})
+    assert (back["evidence"]["verdict"], back["result"]["through"]) == ("yes", "redfish (On)"), back.get("msg")
+    assert (bmc.posts(), bmc.sessions) == (["On"], {})
+    assert bmc.password not in json.dumps([dry, done, back])
+
+
+def test_a_host_that_will_not_go_is_cut_off_only_on_somebodys_word(controlled: tuple[Host, Bmc, dict[str, Any]]) -> None:
+    host, bmc, witness = controlled
+    host.inside("systemctl mask poweroff.target")
+    try:
+        done = host.power("off", timeout=3, args={"witness": witness})
+        assert (done["failed"], bmc.posts(), host.status()) == (True, [], "running 0")
+        done = host.power("off", timeout=20, args={"witness": witness, "force_after": 2, "force_allowed_by": "alice"})
+        assert (done["evidence"]["verdict"], done["result"]["how"], done["result"]["forced"]) == ("yes", "by force", True), done.get("msg")
+        assert (bmc.posts(), done["result"]["force_allowed_by"]) == (["ForceOff"], "alice")
+    finally:
+        host.start()
+        host.inside("systemctl unmask poweroff.target")
+
+
+def test_a_guest_on_the_host_is_seen_at_that_moment_and_keeps_it_on(running: Host) -> None:
+    running.inside("cp /usr/bin/sleep /usr/local/bin/qemu-system-x86_64; systemd-run -q --unit guest /usr/local/bin/qemu-system-x86_64 600")
+    try:
+        done = running.power("off")
+        assert (done["failed"], done["changed"], done["evidence"]["verdict"]) == (True, False, "no")
+        assert "this guest still runs on it: machine without a name (process)" in done["msg"]
+        assert running.status() == "running 0"
+    finally:
+        running.inside("systemctl stop guest")
+    assert running.power("off", check=True)["result"]["now"] == []
+
+
+def test_a_session_on_a_database_server_is_seen_in_the_kernels_table(running: Host) -> None:
+    running.inside(
+        "systemd-run -q --unit served python3 -c 'import socket,time\n"
+        's=socket.socket(); s.bind(("", 15432)); s.listen(5)\n'
+        "c=s.accept()\ntime.sleep(600)'"
+    )
+    address = running.docker("inspect", "-f", "{{.NetworkSettings.IPAddress}}", running.name).strip()
+    deadline = time.monotonic() + 20
+    try:
+        while True:
+            try:
+                line = socket.create_connection((address, 15432), 5)
+                break
+            except ConnectionRefusedError:
+                assert time.monotonic() < deadline
+                time.sleep(0.2)
+        with line:
+            done = running.power("off", args={"ports": [15432]})
+            assert "on port 15432 is open on a database server of it" in done["msg"]
+            assert running.status() == "running 0"
+    finally:
+        running.inside("systemctl stop served")
+
+
+def test_a_controller_node_that_is_killed_after_the_request_goes_on(controlled: tuple[Host, Bmc, dict[str, Any]]) -> None:
+    """The playbook dies between the request and the reading; the same command finds the host off, or waits for it."""
+    host, bmc, witness = controlled
+
+    def kill_when_down() -> None:
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline and host.status() == "running 0":
+            time.sleep(0.05)
+
+    # The controller hangs as soon as the host is down, so that the play is still waiting when it is killed.
+    killer = threading.Thread(target=lambda: (kill_when_down(), setattr(bmc, "delay", 20)))
+    killer.start()
+    with pytest.raises(AssertionError, match="killed"):
+        host.power("off", args={"witness": witness}, kill_after=lambda: host.status() != "running 0")
+    killer.join()
+    bmc.delay = 0
+    again = host.power("off", args={"witness": witness})
+    assert (again["evidence"]["verdict"], again["result"]["power"]) == ("yes", "off"), again.get("msg")
+    assert bmc.posts() == []

@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 import yaml
 
-from ansible_collections.sunset.crm.plugins.doc_fragments.recorded import ModuleDocFragment
 from ansible_collections.sunset.crm.plugins.plugin_utils import filling, steps
+from tests.unit.documented import documentation
 
 TOP = Path(__file__).parents[2]
 PLUGINS = TOP / "plugins"
@@ -43,27 +43,10 @@ READ_ONLY = {
 }
 # Modules of ours that only read, or only write the estate's own folder on the control node.
 UNRECORDED = {"host_survey", "guest_survey", "plan_build", "report", "run_open", "run_close", "run_gate", "run_joined"}
-UNRECORDED |= {"vault_verify", "vault_probe"}
+UNRECORDED |= {"vault_verify", "vault_probe", "host_idle", "machine_look"}
 RECORDED = {path.stem for path in MODULES} - UNRECORDED
 KEYWORDS = {"name", "loop", "loop_control", "when", "register", "vars", "tags", "block", "rescue", "always", "run_once", "changed_when"}
 KEYWORDS |= {"failed_when", "no_log", "become", "become_user", "check_mode", "ignore_unreachable", "notify", "until", "retries", "delay"}
-
-
-def documentation(path: Path) -> dict[str, Any]:
-    """The documentation of a module with the fragments that it extends, as ansible-doc shows it."""
-    found: dict[str, Any] = next(iter(_strings(path, "DOCUMENTATION")))
-    for name in found.get("extends_documentation_fragment", []):
-        part = yaml.safe_load(getattr(ModuleDocFragment, (name.split(".")[3:] or ["documentation"])[0].upper()))
-        assert name.startswith("sunset.crm.recorded")
-        for key in ("options", "attributes"):
-            found[key] = {**part.get(key, {}), **found.get(key, {})}
-    return found
-
-
-def _strings(path: Path, *names: str) -> Iterator[Any]:
-    for node in ast.parse(path.read_text(encoding="utf-8")).body:
-        if isinstance(node, ast.Assign) and isinstance(node.targets[0], ast.Name) and node.targets[0].id in names:
-            yield yaml.safe_load(ast.literal_eval(node.value))
 
 
 def calls(path: Path, name: str) -> bool:
@@ -121,7 +104,7 @@ def test_actions_are_thin_and_none_is_reached_by_a_redirect() -> None:
     runtime = yaml.safe_load((TOP / "meta/runtime.yml").read_text())
     assert not (runtime.get("plugin_routing") or {}).get("action")
     assert not (runtime.get("plugin_routing") or {}).get("modules")
-    control = UNRECORDED - {"host_survey", "vault_probe"}
+    control = UNRECORDED - {"host_survey", "vault_probe", "host_idle", "machine_look"}
     assert {path.stem for path in (PLUGINS / "action").glob("*.py")} == RECORDED | control
 
 
@@ -235,7 +218,11 @@ def old_python() -> str | None:
 
 TRAVELLING = [
     *UTILS,
-    *(path for path in MODULES if path.stem not in UNRECORDED - {"host_survey", "vault_verify", "vault_probe"}),
+    *(
+        path
+        for path in MODULES
+        if path.stem not in UNRECORDED - {"host_survey", "vault_verify", "vault_probe", "host_idle", "machine_look"}
+    ),
     *sorted((TOP / "roles").glob("*/files/*.py")),
 ]
 

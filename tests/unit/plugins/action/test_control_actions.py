@@ -266,6 +266,68 @@ def test_a_vault_on_the_control_node_is_no_place_for_a_second_ledger(tmp_path: P
     assert [one["vault"] for one in run_open._receivers(["vault1"], variables)] == ["vault1"] * copied
 
 
+def test_the_picture_lies_beside_the_plan_with_what_nobody_could_compare(tmp_path: Path) -> None:
+    made, args = Estate.at(tmp_path / "acme"), build_args(tmp_path)
+    dry = act(plan_build, made, args, check=True, **survey_variables())
+    assert not made.plan_file.with_name("standing.txt").exists()
+    done = act(plan_build, made, args, **survey_variables())
+    assert dry["standing"]["tree"] == done["standing"]["tree"] == Path(done["standing"]["path"]).read_text().splitlines()
+    assert "host:app1  (wave main; goes off as number 1)" in done["standing"]["tree"]
+    assert "vault vault1: it was not looked at (it did not answer the survey)" in done["standing"]["unknown"]
+    assert "<svg" in made.plan_file.with_name("standing.svg").read_text()
+    assert "application:a" in Path(act(report, made)["path"]).read_text()
+
+
+@pytest.mark.parametrize("what", ["guest", "same", "jump"])
+def test_a_plan_in_which_what_is_kept_stands_on_what_goes_off_is_refused(tmp_path: Path, what: str) -> None:
+    variables = survey_variables()
+    app, vault = variables["hostvars"]["app1"], variables["hostvars"]["vault1"]
+    machine = {"machine_id": "1" * 32, "macs": ["52:54:00:00:00:01"], "addresses": ["192.0.2.11"], "guests": []}
+    kept = {"machine_id": "2" * 32, "macs": ["52:54:00:00:00:02"], "addresses": ["192.0.2.12"], "guests": []}
+    expected = "the vault vault1: it is the guest archive of app1, which goes off"
+    if what == "guest":
+        machine["guests"] = [{"name": "archive", "uuid": "", "macs": ["52:54:00:00:00:02"]}]
+    elif what == "same":
+        kept["machine_id"], expected = machine["machine_id"], "the vault vault1: it is the same machine as app1, which goes off"
+    else:
+        vault.update(ansible_host="192.0.2.12", ansible_ssh_common_args="-F none -o ProxyJump=root@192.0.2.11")
+        expected = "the jump host 192.0.2.11: it is app1, which goes off"
+    app["seen"]["survey"]["machine"], vault["sunset_machine_seen"] = machine, {"machine": kept}
+    made = Estate.at(tmp_path / "acme")
+    with pytest.raises(Refusal, match=expected):
+        act(plan_build, made, build_args(tmp_path), **variables)
+    assert not made.plan_file.exists()
+
+
+def test_a_host_stands_on_its_hypervisor_as_the_survey_shows_it(tmp_path: Path) -> None:
+    variables = survey_variables()
+    app = variables["hostvars"]["app1"]
+    kvm = json.loads(json.dumps(app))
+    kvm["sunset_items"] = []
+    kvm["seen"]["survey"] = {"machine_id": "9", "machine": {"guests": [{"name": "a", "uuid": "", "macs": ["52:54:00:00:00:01"]}]}}
+    app["seen"]["survey"]["machine"] = {"macs": ["52:54:00:00:00:01"], "board": {"uuid": "u"}}
+    variables["hostvars"]["kvm1"] = kvm
+    variables["groups"]["sunset_estate"].append("kvm1")
+    made = Estate.at(tmp_path / "acme")
+    act(plan_build, made, build_args(tmp_path), **variables)
+    item = made.plan().items["host:app1"]
+    assert (item["stands_on"], item["expects"]["board"]) == (["host:kvm1"], {"uuid": "u"})
+    assert item["expects"]["stands_because"] == {"host:kvm1": "is its guest a"}
+    app["sunset_stands_on"] = ["host:nowhere"]
+    with pytest.raises(Refusal, match="host:app1 stands on host:nowhere, which the plan does not have"):
+        act(plan_build, made, build_args(tmp_path), **variables)
+
+
+def test_a_login_in_the_inventory_does_not_reach_the_plan(tmp_path: Path) -> None:
+    variables = survey_variables()
+    variables["hostvars"]["app1"]["sunset_power"] = {"kind": "ipmi", "address": "a", "password": "quite secret"}
+    made = Estate.at(tmp_path / "acme")
+    with pytest.raises(Refusal, match="app1: a witness of kind ipmi carries a login in the inventory") as told:
+        act(plan_build, made, build_args(tmp_path), **variables)
+    assert "quite secret" not in str(told.value)
+    assert not made.plan_file.exists()
+
+
 @pytest.mark.parametrize("seen", [{"failed": True, "survey": {"machine_id": "1"}}, {}, {"unreachable": True}])
 def test_a_survey_that_failed_is_no_plan(tmp_path: Path, seen: Result) -> None:
     variables = survey_variables()

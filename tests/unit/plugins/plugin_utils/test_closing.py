@@ -83,3 +83,12 @@ def test_each_row_names_the_line_of_its_evidence() -> None:
     for item in PLAN.items.values():
         row = closing.row(item, PLAN, WHOLE.view(), "shutdown")
         assert row.evidence.startswith("ledger ") or item["kind"] == "medium"
+
+
+def test_a_host_that_was_cut_off_or_comes_back_is_called_that() -> None:
+    book = WHOLE.without(("host:db1", "power"))
+    result = {"proof": "redfish", "forced": True, "force_allowed_by": "alice", "stays_off": "no"}
+    book.step("host:db1", "host_power", "off", result=result)
+    row = closing.row(PLAN.items["host:db1"], PLAN, book.view(), "shutdown")
+    assert row.done == "powered off by force (allowed by alice), comes back when its mains do"
+    assert (row.proof, row.finished) == ("seen by its outside witness (redfish)", True)

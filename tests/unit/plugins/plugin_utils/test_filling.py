@@ -9,11 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from ansible_collections.sunset.crm.plugins.plugin_utils import filling, runs, steps
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
 from tests.unit.builders import Book, complete, guest, item_of, make_plan, plan_data
+from tests.unit.documented import documentation
 
 SHELF = {"kind": "s3", "endpoint": "https://s3.example.org", "bucket": "archive"}
 PLAN = make_plan(plan_data(vaults={"vault1": {"root": "/srv/vault", "shelf": SHELF}, "vault2": {"root": "/srv/vault"}}))
@@ -42,7 +42,17 @@ WIPE = {
         ("application:creme", "service_state", {"services": [{"unit": "creme-web.service", "ports": [8000]}]}),
         ("database:creme", "service_state", {"services": [{"unit": "postgresql@15-main.service", "ports": [5432]}]}),
         ("filestore:uploads", "filestore_archive", {"path": "/srv/uploads", "staging": "/srv/uploads/.sunset-staging"}),
-        ("host:db1", "host_power", {"witness": {"kind": "docker", "container": "db1"}, "machine_id": "id-of-db1"}),
+        (
+            "host:db1",
+            "host_power",
+            {
+                "witness": {"kind": "docker", "container": "db1"},
+                "machine_id": "id-of-db1",
+                "board": {},
+                "excused": [],
+                "ports": [5432],
+            },
+        ),
         ("medium:pgdata", "media_wipe", WIPE),
     ],
 )
@@ -190,8 +200,7 @@ def test_every_option_is_the_tasks_or_the_plans(module: str) -> None:
     data = plan_data(vaults=PLAN.data["vaults"])
     data["items"] += [guest("libvirt", "db1", "main", ["a"]), guest("proxmox", "db1", "main", ["b"], backend="proxmox")]
     plan = make_plan(data)
-    text = (MODULES / f"{module}.py").read_text(encoding="utf-8")
-    options = set(yaml.safe_load(text.split('DOCUMENTATION = r"""')[1].split('"""')[0])["options"])
+    options = set(documentation(MODULES / f"{module}.py")["options"])
     kinds = {"application": "application:creme", "database": "database:creme", "filestore": "filestore:uploads", "host": "host:db1"}
     kinds |= {"container": "container:shop", "medium": "medium:pgdata", "guest": f"guest:{module.split('_')[0]}"}
     known = {"receipt", *filling.FREE, *filling.PLANNED.get(module, ())}
@@ -199,6 +208,7 @@ def test_every_option_is_the_tasks_or_the_plans(module: str) -> None:
         known |= set(filling.options(step, plan.items[kinds[filling.KINDS[module][0]]], plan, BOOK.view(), "vault1"))
     # Given by the action itself, from the statements and the estate's secrets.
     known |= {"stream_key", "authorisation_sha256", "identity_waiver", "attestation_sha256", "keys_attestation_sha256"}
+    known |= {"idle_waiver"}
     known |= {"retention", "signature", "statement_sha256", "tagmanifest_sha256", "identity_digest", "keys_identity_digest"}
     # Stay at their defaults unless the plan's declaration says otherwise; a task cannot set them.
     fixed = {
@@ -211,3 +221,15 @@ def test_every_option_is_the_tasks_or_the_plans(module: str) -> None:
     }
     assert options - known - fixed.get(module, set()) == set()
     assert not set(filling.options(step, plan.items[kinds[filling.KINDS[module][0]]], plan, BOOK.view(), "vault1")) - options
+
+
+def test_guests_that_a_person_classified_may_run() -> None:
+    data = plan_data()
+    word = {"by": "alice", "as": "irrelevant"}
+    data["findings"] = [
+        {"id": "container:agent", "host": "db1", "kind": "container", "what": "x", "classified": word},
+        {"id": "container:strange", "host": "db1", "kind": "container", "what": "x", "classified": None},
+        {"id": "container:other", "host": "app1", "kind": "container", "what": "x", "classified": word},
+        {"id": "listener:tcp/1:agent", "host": "db1", "kind": "listener", "what": "x", "classified": word},
+    ]
+    assert filling.excused(make_plan(data), "db1") == ["agent"]

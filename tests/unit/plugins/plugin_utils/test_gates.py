@@ -319,7 +319,7 @@ def random_step(dice: random.Random, book: Book) -> None:
     kinds: dict[str, tuple[str, ...]] = {
         "scheduler_state": ("application",), "web_closed": ("application",), "session_end": ("application",),
         "service_state": ("application", "database"), "docker_guests": ("container",), "libvirt_guests": ("guest",), "proxmox_guests": ("guest",), "database_dump": ("database",),
-        "filestore_archive": ("filestore",), "host_look": ("host",), "host_power": ("host",), "vault_package": ("host",), "vault_access": ("host",),
+        "filestore_archive": ("filestore",), "host_look": ("host",), "host_power": ("host",), "host_boot": ("host",), "vault_package": ("host",), "vault_access": ("host",),
         "vault_destroy": ("host",), "vault_shelf": ("host",),
         "vault_pull": ("database", "filestore", "container"), "vault_prove": ("database", "filestore", "container"),
         "media_wipe": ("medium",),
@@ -575,3 +575,30 @@ def test_a_vault_that_never_had_anything_of_a_host_has_nothing_to_forget() -> No
     assert wipe_lacks(book, words, "medium:pgdata") == []
     book.step("host:db1", "vault_package", "open", "vault2", status="unknown")
     assert "vault2" in " ".join(str(lack) for lack in wipe_lacks(book, words, "medium:pgdata"))
+
+
+# --- what runs on a host when it goes off ---
+
+
+def test_a_signed_waiver_of_the_gate_idle_reaches_the_power_off_and_nobody_elses_does() -> None:
+    book = complete(make_plan())
+    step = steps.find("host_power", {"state": "off"})
+    item = book.plan.items["host:db1"]
+    word = said("waiver", "bob", gate="idle", items=["host:db1"], expires="2030-01-01T00:00:00+00:00")
+    assert gates.said(step, item, context(book, [word]), "") == {"idle_waiver": word.sha256}
+    assert gates.said(step, book.plan.items["host:app1"], context(book, [word]), "") == {}
+    assert gates.said(step, item, context(book, [said("waiver", "olga", gate="idle", items=["host:db1"])]), "") == {}
+    assert gates.said(step, item, context(book, [said("waiver", "bob", gate="grace", items=["host:db1"])]), "") == {}
+    assert gates.said(steps.find("host_power", {"state": "on"}), item, context(book, [word]), "") == {}
+
+
+def test_a_host_is_told_to_boot_into_its_rescue_system_only_when_it_was_seen_off() -> None:
+    book = complete(make_plan())
+    rescue, usual = (steps.find("host_boot", {"state": state}) for state in ("rescue", "usual"))
+    item = book.plan.items["host:db1"]
+    assert gates.missing(rescue, item, context(book, phase="wipe"), "") == []
+    assert "belongs to a wipe" in str(gates.missing(rescue, item, context(book), "")[0])
+    awake = book.without(("host:db1", "power"))
+    assert [lack.what for lack in gates.missing(rescue, item, context(awake, phase="wipe"), "")] == ["not seen to be off (power)"]
+    # The way back is open whatever became of the host.
+    assert gates.missing(usual, item, context(awake, phase="wipe"), "") == []

@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from ansible_collections.sunset.crm.plugins.plugin_utils import witness
+from ansible_collections.sunset.crm.plugins.plugin_utils import controllers, ipmi, redfish, witness
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
 
 SILENT = {"tcp 22": "silent", "icmp": "silent", "arp": "blind"}
@@ -17,7 +18,12 @@ SILENT = {"tcp 22": "silent", "icmp": "silent", "arp": "blind"}
 
 @pytest.mark.parametrize(
     ("described", "message"),
-    [({}, "kind None"), ({"kind": "ipmi"}, "not known"), ({"kind": "docker"}, "needs container"), ({"kind": "silence"}, "needs address")],
+    [
+        ({}, "kind None"),
+        ({"kind": "telepathy"}, "not known"),
+        ({"kind": "docker"}, "needs container"),
+        ({"kind": "silence"}, "needs address"),
+    ],
 )
 def test_a_wrong_description_is_refused(described: dict[str, str], message: str) -> None:
     with pytest.raises(Refusal, match=message):
@@ -86,5 +92,66 @@ def test_the_neighbour_table(tmp_path: Path) -> None:
 
 
 def test_silence_cannot_switch_on() -> None:
-    with pytest.raises(Refusal, match="by hand or through its management controller"):
+    with pytest.raises(Refusal, match="(?s)silence.*by hand or through its management controller"):
         witness.switch_on({"kind": "silence", "address": "192.0.2.1"})
+
+
+REDFISH = {"kind": "redfish", "address": "bmc", "credentials": "/c", "ca_file": "/ca"}
+
+
+@pytest.mark.parametrize(
+    ("described", "message"),
+    [
+        ({**REDFISH, "password": "x"}, "carries a login in the inventory"),
+        ({**REDFISH, "username": "x"}, "carries a login in the inventory"),
+        ({**REDFISH, "ca_file": ""}, "one of ca_file and fingerprint"),
+        ({**REDFISH, "fingerprint": "x"}, "one of ca_file and fingerprint"),
+        ({**REDFISH, "auth": "none"}, "auth is 'none'"),
+        ({**REDFISH, "verify": False}, "does not know verify"),
+        ({"kind": "libvirt", "uri": "qemu:///system"}, "needs domain"),
+        ({"kind": "silence", "address": "a", "wake": {"mac": "nonsense"}}, "hardware address"),
+        ([REDFISH, REDFISH], "two witnesses of one kind"),
+        ([REDFISH, {"kind": "ipmi"}], "needs address, credentials"),
+        ([], "neither a witness"),
+        ("redfish", "neither a witness"),
+    ],
+)
+def test_a_description_that_is_wrong_is_one_clear_message(described: Any, message: str) -> None:
+    with pytest.raises(Refusal, match=message):
+        witness.described(described)
+
+
+def test_silence_is_the_last_to_be_asked() -> None:
+    order = witness.described([{"kind": "silence", "address": "a"}, REDFISH])
+    assert [one["kind"] for one in order] == ["redfish", "silence"]
+
+
+def test_witnesses_that_disagree_or_cannot_see_make_the_whole_unknown() -> None:
+    on, off, blind = ("on", {}), ("off", {"stays_off": True}), ("unknown", {"problem": "x"})
+    assert witness.combined({"redfish": off, "silence": ("off", {})})["power"] == "off"
+    assert witness.combined({"redfish": off, "silence": on})["power"] == "unknown"
+    assert witness.combined({"redfish": off, "ipmi": blind})["power"] == "unknown"
+    assert witness.combined({"redfish": blind, "ipmi": blind})["power"] == "unknown"
+    both = witness.combined({"redfish": off, "ipmi": ("off", {"stays_off": False})})
+    assert (both["kind"], both["detail"]["stays_off"]) == ("redfish+ipmi", False)
+
+
+def test_a_redfish_state_is_one_of_three() -> None:
+    powers = {state: redfish.judge({"PowerState": state})[0] for state in ("On", "Off", "PoweringOn", "PoweringOff", "Paused", "Nap", None)}
+    assert powers == {"On": "on", "Off": "off", "PoweringOn": "on", "PoweringOff": "on", "Paused": "on", "Nap": "unknown", None: "unknown"}
+
+
+def test_a_chassis_status_that_is_too_short_is_unknown() -> None:
+    assert ipmi.judge([])[0] == "unknown"
+    assert ipmi.judge([0b01000001, 0, 0]) == ("on", {"state": "on", "power_policy": "always-on", "stays_off": False})
+
+
+def test_whose_controller_it_is_has_three_answers() -> None:
+    one = {"uuid": "11223344-1122-2233-4444-555555555555", "serial": "A1"}
+    same = controllers.same_machine
+    assert same({"serial": "a1 "}, one, {}) == "yes"
+    assert same({}, one, {"uuid": "44332211-2211-3322-4444-555555555555"}) == "yes"
+    assert same({"serial": "A1"}, one, {"uuid": "99223344-1122-2233-4444-555555555555"}) == "no"
+    assert same({}, one, {"uuid": one["uuid"], "serial": "To be filled by O.E.M."}) == "yes"
+    assert same({}, one, {"uuid": "0" * 32}) == "unknown"
+    assert same({}, {}, one) == "unknown"
