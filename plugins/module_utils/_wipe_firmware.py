@@ -398,7 +398,7 @@ _ALL = (
     NvmeSanitize("nvme-sanitize-block", "NVMe Sanitize, block erase", "block", _purge(r1=NOT_NAMED), BLOCK_LIMIT),
     NvmeSanitize("nvme-sanitize-overwrite", "NVMe Sanitize, overwrite", "overwrite", _purge(r1=NOT_NAMED), OVERWRITE_LIMIT),
     NvmeFormat("nvme-format-ses1", "NVMe Format, user data erase (ses 1)", "ses1", _classes("Clear", "Purge", "Clear"), BLOCK_LIMIT, QEMU),
-    NvmeFormat("nvme-format-ses2", "NVMe Format, crypto erase (ses 2)", "ses2", _classes("Clear", "Purge", "Clear"), None, QEMU),
+    NvmeFormat("nvme-format-ses2", "NVMe Format, crypto erase (ses 2)", "ses2", _classes("Clear", "Purge", "Clear"), None),
     AtaSanitize("ata-sanitize-crypto", "ATA Sanitize, crypto scramble", "crypto", _purge()),
     AtaSanitize("ata-sanitize-block", "ATA Sanitize, block erase", "block", _purge(), BLOCK_LIMIT),
     AtaSanitize("ata-sanitize-overwrite", "ATA Sanitize, overwrite", "overwrite", _purge("Clear"), OVERWRITE_LIMIT),
