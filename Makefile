@@ -8,7 +8,7 @@ SHELL := /bin/bash
 VENV := .venv/bin
 LAB := $(VENV)/python -m tests.lab
 .DEFAULT_GOAL := help
-.PHONY: help setup demo demo-clean lab-up lab-down lab-reset lab-status test lint unit integration molecule estate bench
+.PHONY: help setup demo demo-clean lab-up lab-down lab-reset lab-status test test-full lint unit integration molecule estate bench
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -38,6 +38,9 @@ lab-status: ## What of the throwaway estate is there
 
 test: setup ## All tests: lint, unit, integration, molecule, estate
 	@scripts/test
+
+test-full: setup ## All tests, and the long ones: emulated disks
+	@scripts/test lint unit integration molecule estate full
 
 lint: setup ## Linters and type checks
 	@scripts/test lint

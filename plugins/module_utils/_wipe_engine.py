@@ -1,13 +1,17 @@
 # Copyright: sunset.crm contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The wipe job: keyed overwrite of one device, full read-back, canaries, resume. Runs detached: engine spec.json.
+"""The wipe job: keyed overwrite of one device, read-back, canaries, resume. Runs detached: engine spec.json.
 
 Private to the collection. Valid for Python 3.6, standard library.
 
-The order is: guard, canaries chosen, pass, flush, full verification (must find exactly the canaries), canaries
-overwritten and read again, evidence weighed. ``state.json`` holds what a later start needs; what it says about the
-pass is never believed: the last part is compared with the stream on the device first. ``abort`` (a file) stops it.
+The order is: guard, canaries chosen, pass, flush, verification (must find exactly the canaries), canaries
+overwritten and read again, zeros over it all where a person chose that, evidence weighed. ``state.json`` holds what a
+later start needs; what it says about the pass is never believed: the last part is compared with the stream on the
+device first. ``abort`` (a file) stops it.
+
+With ``verify: sample`` the places are drawn after the pass, and the canaries are noise put there after it: who writes
+cannot know where it will be looked.
 """
 
 import errno
@@ -22,16 +26,25 @@ import time
 from typing import Set  # noqa: F401
 
 try:
-    from ansible_collections.sunset.crm.plugins.module_utils import _device, _wipe_judge, _wipe_pass, _wipe_stream
+    from ansible_collections.sunset.crm.plugins.module_utils import (
+        _device,
+        _wipe_judge,
+        _wipe_pass,
+        _wipe_plan,
+        _wipe_stream,
+        _wipe_transport,
+    )
 except ImportError:  # as a job the file lies beside its helpers, without the collection
     sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
     import _device  # type: ignore
     import _wipe_judge  # type: ignore
     import _wipe_pass  # type: ignore
+    import _wipe_plan  # type: ignore
     import _wipe_stream  # type: ignore
+    import _wipe_transport  # type: ignore
 
 UNIT = _wipe_judge.UNIT
-MODULES = (_device, _wipe_judge, _wipe_pass, _wipe_stream)  # what travels with this file
+MODULES = (_device, _wipe_judge, _wipe_pass, _wipe_plan, _wipe_stream, _wipe_transport)  # what travels with this file
 CANARIES = 16
 RECHECK = 64 << 20  # how much before a checkpoint is compared again
 CHECKPOINT_SECONDS = 5.0
@@ -103,6 +116,8 @@ class Wipe:
 
     def __init__(self, spec, directory):
         self.spec, self.directory = spec, directory
+        self.technique = spec.get("technique") or _wipe_judge.OVERWRITE
+        self.cores = _wipe_pass.Cores(spec.get("cores_directory"))
         self.key = bytes(bytearray.fromhex(spec["key"]))
         self.started = time.time()
         self.state = {}
@@ -143,15 +158,16 @@ class Wipe:
     def load(self):
         identity = _device.public_identity(self.found)
         state = read_json(self.path("state.json")) or {}
-        if state.get("identity") != identity or state.get("key_sha256") != key_digest(self.key) or state.get("ended"):
-            state = {
-                "identity": identity, "key_sha256": key_digest(self.key), "phase": "new", "offset": 0, "canaries": [],
-                "planted": 0, "bad": [], "sessions": [], "first_started": self.started,
-            }  # fmt: skip
-        if state.get("boot_id") != self._boot_id():
-            # the kernel's counters begin anew with the machine: what came before can no longer be confirmed by them
+        asked = {"identity": identity, "key_sha256": key_digest(self.key), "technique": self.technique}
+        if any(state.get(name) != asked[name] for name in asked) or state.get("ended"):
+            state = dict(
+                asked, phase="new", offset=0, canaries=[], planted=0, bad=[], sessions=[], first_started=self.started,
+                device_counters=_wipe_transport.written_by_device(self.fd, self.found["kind"]),
+            )  # fmt: skip
+        if (state.get("boot_id"), state.get("number")) != (self._boot_id(), self.found["number"]):
+            # the kernel's counters begin anew with the machine and belong to a number: what came before cannot be confirmed by them
             state["counters"] = self._counters() if state["phase"] == "new" else None
-            state["boot_id"] = self._boot_id()
+            state["boot_id"], state["number"] = self._boot_id(), self.found["number"]
         self.state = state
         self.sessions_before = sum(item["seconds"] for item in state["sessions"])
         state["sessions"] = state["sessions"] + [{"started": utc(self.started), "seconds": 0.0, "pid": os.getpid()}]
@@ -170,9 +186,9 @@ class Wipe:
         return list(pair) if pair[0] is not None else None
 
     def progress(self, done, rate=None, total=None):
-        if os.path.exists(self.path("abort")):
-            raise Aborted("stopped by request at %d of %d bytes (%s)" % (done, self.size, self.phase))
         total = total or self.size
+        if os.path.exists(self.path("abort")):
+            raise Aborted("stopped by request at %d of %d (%s)" % (done, total, self.phase))
         report = {
             "phase": self.phase, "done": done, "total": total, "percent": round(100.0 * done / total, 2),
             "bytes_per_second": rate, "started": utc(self.started), "updated": utc(time.time()), "pid": os.getpid(),
@@ -187,12 +203,12 @@ class Wipe:
         began, last = time.time(), time.time()
         with runner:
             while not runner.wait(PROGRESS_SECONDS):
-                done = runner.done_to()
-                self.progress(done, int((done - start) / max(time.time() - began, 0.001)))
+                done = runner.handled if work.places else runner.done_to()
+                self.progress(done, int((done - start) / max(time.time() - began, 0.001)), work.total)
                 if checkpoint and time.time() - last >= self.spec.get("checkpoint_seconds", CHECKPOINT_SECONDS):
                     checkpoint(done)
                     last = time.time()
-        self.progress(self.size, int((self.size - start) / max(time.time() - began, 0.001)))
+        self.progress(work.total, int((work.total - start) / max(time.time() - began, 0.001)), work.total)
         return round(time.time() - began, 3)
 
     def flush(self):
@@ -247,12 +263,14 @@ class Wipe:
 
     def write(self):
         start, bad = 0, set(self.state["bad"])
-        if self.state["phase"] == "new":
+        if self.state["phase"] == "new" and self.spec.get("verify") == "sample":
+            self.save(phase="write", offset=0)  # the canaries come after the pass, when the places are drawn
+        elif self.state["phase"] == "new":
             self.choose_canaries()
         else:
             start, hint, checked = self.resume_offset()
             self.state["sessions"][-1].update(checkpoint=hint, rechecked_bytes=checked, resumed_from=start)
-        work = _wipe_pass.WritePass(self.fd, self.key, self.size, self.state["canaries"], self.spec.get("rate"), bad)
+        work = _wipe_pass.WritePass(self.fd, self.key, self.size, self.state["canaries"], self.spec.get("rate"), bad, cores=self.cores)
 
         def checkpoint(offset):
             os.fsync(self.fd)  # only what the device has confirmed may be called written
@@ -263,23 +281,42 @@ class Wipe:
         seconds = self._pass(work, start, checkpoint)
         self.flush()
         self.still_the_same()
-        self.save(phase="verify", offset=self.size, bad=sorted(work.bad), write_seconds=seconds)
+        self.save(phase="verify", offset=self.size, bad=sorted(work.bad), write_seconds=seconds, write_bytes=self.size - start)
 
     def still_the_same(self):
         differences = _device.compare_identity(_device.public_identity(self.found), _device.identify(self.fd))
         if differences:
             raise _wipe_pass.Broken("the device changed under the job: %s" % "; ".join(differences))
 
+    def draw_places(self):
+        """A new random choice of places, and canaries of noise among them. Both are written down before they are used."""
+        if not self.state.get("seed"):
+            seed, chooser = _wipe_plan.new_seed(), random.SystemRandom()
+            places = _wipe_plan.Places(_wipe_plan.pieces(self.size, seed), _wipe_pass.BLOCK)
+            wanted = min(CANARIES, max(1, places.units // 8))
+            drawn = {places.unit(chooser.randrange(places.units)) for _number in range(wanted)}
+            self.save(seed=seed, canaries=sorted(drawn - set(self.state["bad"])))
+        worker = _wipe_pass.Worker(self.fd, self.key, self.size)
+        for place in self.state["canaries"]:
+            worker.write_bytes(place, os.urandom(min(UNIT, self.size - place)))
+        worker.close()
+        self.flush()
+        self.save(planted=len(self.state["canaries"]))
+        return _wipe_plan.Places(_wipe_plan.pieces(self.size, self.state["seed"]), _wipe_pass.BLOCK)
+
     def verify(self):
         self.phase = "verify"
-        work = _wipe_pass.VerifyPass(self.fd, self.key, self.size, self.spec.get("rate"))
+        places = self.draw_places() if self.spec.get("verify") == "sample" else None
+        work = _wipe_pass.VerifyPass(self.fd, self.key, self.size, self.spec.get("rate"), places, self.cores)
         before = self._counters()
         seconds = self._pass(work)
         after = self._counters()
-        facts = _wipe_judge.judge_verification(
-            self.state["canaries"], work.mismatched, work.unreadable, self.state["bad"], self.size, work.bytes_read
-        )
-        facts.update(mode="full", seconds=seconds, unreadable=sorted(work.unreadable))
+        bad = [place for place in self.state["bad"] if places is None or places.holds(place)]
+        canaries, read = self.state["canaries"], work.bytes_read
+        facts = _wipe_judge.judge_verification(canaries, work.mismatched, work.unreadable, bad, self.size, read, work.total)
+        facts.update(mode="sample" if places else "full", seconds=seconds, unreadable=sorted(work.unreadable))
+        if places:
+            facts["plan"] = _wipe_plan.describe(places.parts, self.size, self.state["seed"])
         facts["accounting"] = _wipe_judge.judge_accounting(before and before[0], after and after[0], work.bytes_read, before is not None)
         self.save(phase="canaries" if facts["verdict"] == "yes" else "verified", verification=facts)
 
@@ -304,7 +341,22 @@ class Wipe:
         bad = sorted(set(self.state["bad"]) | set(failed))
         reasons = ["%d canaries are still there" % len(wrong)] if wrong else []
         facts = {"verdict": "no" if wrong else "yes", "reasons": reasons, "wiped": len(self.state["canaries"])}
-        self.save(phase="verified", reverification=facts, bad=bad)
+        again = facts["verdict"] == "yes" and self.spec.get("final") == "zeros"
+        self.save(phase="zeros" if again else "verified", reverification=facts, bad=bad)
+
+    def leave_zeros(self):
+        """By choice: zeros over the verified stream, all of them read again."""
+        self.phase = "zeros"
+        work = _wipe_pass.ZeroPass(self.fd, self.key, self.size, (), self.spec.get("rate"), set(self.state["bad"]))
+        self._pass(work)
+        self.flush()
+        self.still_the_same()
+        self.phase = "zeros read"
+        look = _wipe_pass.ZeroVerifyPass(self.fd, self.key, self.size, self.spec.get("rate"))
+        self._pass(look)
+        facts = _wipe_judge.judge_zeros(look.mismatched, look.unreadable, work.bad, self.size, look.bytes_read)
+        bad = sorted(set(self.state["bad"]) | work.bad | look.unreadable)
+        self.save(phase="verified", final=facts, bad=bad)
 
     # --- the end -----------------------------------------------------------------------------------------------------
 
@@ -318,10 +370,16 @@ class Wipe:
             "written": _wipe_judge.judge_accounting(counters and counters[1], now and now[1], wanted, counters is not None),
             "read": verification.pop("accounting"),
         }
+        device = _wipe_transport.written_by_device(self.fd, self.found["kind"])
+        told = _wipe_judge.judge_device_counter(state.get("device_counters"), device, wanted)
+        if told:
+            accounting["device"] = told
+        speed = _wipe_judge.judge_speed(state.get("write_bytes"), state.get("write_seconds"), _wipe_judge.HOST_LIMIT)
         reverified = state.get("reverification") or {"verdict": "no", "reasons": ["not done: the first one failed"]}
         after = _device.identify(self.fd)
         differences = _device.compare_identity(_device.public_identity(self.found), after)
-        word, reasons, exceptions = _wipe_judge.outcome(verification, reverified, accounting, differences, errors)
+        more = [part for part in (speed, state.get("final")) if part]
+        word, reasons, exceptions = _wipe_judge.outcome(verification, reverified, accounting, differences, errors, more=more)
         verification["canaries_wiped"] = reverified.get("wiped", 0) if reverified["verdict"] == "yes" else 0
         verification["canaries_planted"] = state["planted"]
         ended = time.time()
@@ -330,8 +388,8 @@ class Wipe:
             "device": self.spec["device"], "identity": _device.public_identity(after), "found": after,
             "size": self.size, "logical_block": after["logical_block"], "byte_ranges": [[0, self.size]],
             "error_ranges": errors[: _wipe_judge.LISTED_RANGES],
-            "algorithm": algorithm(self.key), "verification": verification, "accounting": accounting,
-            "classes": _wipe_judge.classes(after["kind"]), "started": utc(state["first_started"]),
+            "algorithm": algorithm(self.key), "verification": verification, "accounting": accounting, "final": state.get("final"),
+            "technique": self.technique, "classes": _wipe_judge.classes(after["kind"], after), "started": utc(state["first_started"]),
             "ended": utc(ended), "seconds": round(self.sessions_before + ended - self.started, 3),
             "write_seconds": state.get("write_seconds"), "sessions": state["sessions"],
             "authorisation_sha256": self.spec.get("authorisation_sha256"), "tools": tools(),
@@ -342,14 +400,10 @@ class Wipe:
         try:
             self.open()
             self.load()
-            if self.state["phase"] in ("new", "write"):
-                self.write()
-            if self.state["phase"] == "verify":
-                self.verify()
-            if self.state["phase"] == "canaries":
-                self.wipe_canaries()
+            self.work()
             result = self.result()
-            self.save(ended=utc(time.time()))
+            if self.state["phase"] == "verified":
+                self.save(ended=utc(time.time()))
         except Refused as err:
             result = self.short("refused", err.reasons)
         except Aborted as err:
@@ -361,6 +415,17 @@ class Wipe:
                 os.close(self.fd)
         write_json(self.path("result.json"), result)
         return result
+
+    def work(self):
+        """From the phase that the state is in to the last."""
+        if self.state["phase"] in ("new", "write"):
+            self.write()
+        if self.state["phase"] == "verify":
+            self.verify()
+        if self.state["phase"] == "canaries":
+            self.wipe_canaries()
+        if self.state["phase"] == "zeros":
+            self.leave_zeros()
 
     def short(self, word, reasons):
         found = self.found or _device.identify(self.spec["device"])
@@ -380,13 +445,13 @@ def algorithm(key):
     }
 
 
-def tools():
+def tools(modules=()):
     try:
         crypto = _wipe_stream.libcrypto_version()
     except _wipe_stream.StreamError:
         crypto = "none"
     digest = hashlib.sha256()
-    for module in MODULES + (sys.modules[__name__],):
+    for module in modules or MODULES + (sys.modules[__name__],):
         with open(str(module.__file__), "rb") as handle:
             digest.update(handle.read())
     return {
@@ -395,8 +460,8 @@ def tools():
     }  # fmt: skip
 
 
-def sample(device, key, count=64):
-    """Read-only: do the first, the last and ``count`` unpredictable places hold the stream? (wrong, read)"""
+def sample(device, key, count=64, zeros=False):
+    """Read-only: do the first, the last and ``count`` unpredictable places hold the stream (or zeros)? (wrong, read)"""
     fd = os.open(device, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC | os.O_NONBLOCK)
     try:
         size = _device.identify(fd)["size"] or 0
@@ -406,7 +471,8 @@ def sample(device, key, count=64):
         chooser = random.SystemRandom()
         places = sorted({0, (units - 1) * UNIT} | {chooser.randrange(units) * UNIT for _number in range(count)})
         worker = _wipe_pass.Worker(fd, key, size)
-        wrong = [place for place in places if not worker.holds_stream(place, min(UNIT, size - place))]
+        look = _wipe_pass.ZeroVerifyPass(fd, key, size) if zeros else _wipe_pass.VerifyPass(fd, key, size)
+        wrong = [place for place in places if look.wrong_units(worker, place, min(UNIT, size - place))]
         worker.close()
         return wrong, places
     finally:

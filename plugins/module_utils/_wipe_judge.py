@@ -17,6 +17,9 @@ UNIT = 4096  # what one canary, one mismatch and one bad place is counted in
 SECTOR = 512  # unit of the kernel's counters, whatever the device's own block size is
 LISTED_RANGES = 200
 
+OVERWRITE = "overwrite-keyed"
+HOST_LIMIT = 50e9  # bytes a second: no host makes and writes a cipher stream as fast
+VIRTUAL_MODELS = ("QEMU", "VMWARE", "VBOX", "VIRTUAL", "XEN", "AMAZON ELASTIC", "GOOGLE", "MSFT")
 VIRTUAL_KINDS = ("loop", "virtio", "xen", "zram", "other")
 LAYERED_KINDS = ("partition", "dm", "md")
 TECHNIQUE = "host overwrite, one pass, keyed AES-256-CTR stream, every addressable byte"
@@ -78,8 +81,8 @@ def range_bytes(ranges):
     return sum(end - start for start, end in ranges)
 
 
-def judge_verification(canaries, mismatched, unreadable, write_errors, size, bytes_read):
-    """Was the whole device read and found to hold the stream, except for exactly the canaries?
+def judge_verification(canaries, mismatched, unreadable, write_errors, size, bytes_read, wanted=None):
+    """Was the whole device (or of it the ``wanted`` bytes of a plan) read and found to hold the stream, except for exactly the canaries?
 
     A verifier that reports no difference at all has not looked: each canary must be among its differences. A place
     that could not be written or read is no difference; it makes the result one "with exceptions".
@@ -91,12 +94,14 @@ def judge_verification(canaries, mismatched, unreadable, write_errors, size, byt
     reasons = []
     if not expected:
         reasons.append("no canary was left, so the verifier was never seen to find a difference")
+    if expected and not expected & found and not missed:
+        reasons.append("none of %d canaries could be read, so the verifier was never seen to find a difference" % len(expected))
     if missed:
         reasons.append("the verifier missed %d of %d canaries: it does not see the device" % (len(missed), len(expected)))
     if unexpected:
         reasons.append("%d places do not hold the stream" % len(unexpected))
-    if covered != size:
-        reasons.append("%d of %d bytes were read" % (covered, size))
+    if covered != (size if wanted is None else wanted):
+        reasons.append("%d of %d bytes were read" % (covered, size if wanted is None else wanted))
     return {
         "verdict": "no" if reasons else "yes",
         "reasons": reasons,
@@ -114,7 +119,7 @@ def judge_accounting(before, after, wanted, same_boot):
     """Did the kernel see as many bytes go to the device as it holds? Independent of what the engine says it wrote."""
     facts = {"wanted_bytes": wanted, "counter": "/sys/dev/block/*/stat"}
     if before is None or after is None or not same_boot or after < before:
-        why = "the counter was not readable, or it began anew (restart of the machine)"
+        why = "the counter was not readable, or it began anew (restart of the machine, another device number)"
         return dict(facts, verdict="unknown", bytes=None, why=why)
     moved = (after - before) * SECTOR
     why = "" if moved >= wanted else "the kernel counted %d bytes, expected at least %d" % (moved, wanted)
@@ -130,10 +135,50 @@ def parse_stat(text):
         return None, None
 
 
-def classes(kind):
-    # type: (Any) -> Dict[str, str]
-    """What the technique may be called, per standard. A virtual device never gets a medium's class."""
-    if kind in VIRTUAL_KINDS or kind is None:
+def judge_zeros(mismatched, unreadable, write_errors, size, bytes_read):
+    """Were zeros left everywhere, but for the places that could not be written or read?"""
+    wrong = set(mismatched) - set(write_errors)
+    covered = bytes_read + range_bytes(unit_ranges(unreadable, size))
+    reasons = ["%d places are not zero after the final pass" % len(wrong)] if wrong else []
+    if covered != size:
+        reasons.append("%d of %d bytes were read after the final pass" % (covered, size))
+    return {"pattern": "zeros", "verdict": "no" if reasons else "yes", "reasons": reasons, "bytes_read": bytes_read}
+
+
+def judge_speed(moved, seconds, limit):
+    """A verdict where a speed is beyond what is physically possible; None where nothing can be said or all is well."""
+    if not moved or seconds is None or moved < 1 << 28:
+        return None  # too little to measure by
+    rate = moved / max(float(seconds), 0.001)
+    if rate <= limit:
+        return None
+    text = "implausible: %d bytes in %.3f s are %.0f GB/s, more than %.0f GB/s is not possible"
+    return {"verdict": "no", "reasons": [text % (moved, seconds, rate / 1e9, limit / 1e9)]}
+
+
+def judge_device_counter(before, after, wanted):
+    """What the device itself counted as written. None where it counts nothing. Some count in coarse steps or not
+    at all, so a small number is an exception that a person looks at, not a failure."""
+    if not before or not after or after["bytes"] < before["bytes"]:
+        return None
+    moved, step = after["bytes"] - before["bytes"], after["step"]
+    enough = moved + 2 * step >= wanted
+    why = "" if enough else "the device counted %d bytes written, expected at least %d" % (moved, wanted)
+    return {"verdict": "yes" if enough else "unknown", "bytes": moved, "wanted_bytes": wanted, "counter": after["counter"], "why": why}
+
+
+def is_virtual(kind, found=None):
+    # type: (Any, Any) -> bool
+    """Also where an emulated disk says that it is a real one: by its maker's name."""
+    # Each by itself: an emulated SATA disk has the vendor "ATA".
+    names = [str((found or {}).get(field) or "").strip().upper() for field in ("vendor", "model")]
+    return kind in VIRTUAL_KINDS or kind is None or any(name.startswith(word) for name in names for word in VIRTUAL_MODELS)
+
+
+def classes(kind, found=None):
+    # type: (Any, Any) -> Dict[str, str]
+    """What the overwrite may be called, per standard. A virtual device never gets a medium's class."""
+    if is_virtual(kind, found):
         name = "logical sanitisation"
         statement = (
             "The device is virtual. Its current blocks were overwritten and read back; copies in layers below it "
@@ -155,8 +200,8 @@ def classes(kind):
     }
 
 
-def outcome(verification, reverification, accounting, identity_differences, error_ranges, virtual_notes=()):
-    """(outcome, reasons for failure, exceptions) from the pieces of evidence."""
+def outcome(verification, reverification, accounting, identity_differences, error_ranges, virtual_notes=(), more=()):
+    """(outcome, reasons for failure, exceptions) from the pieces of evidence. more: further verdicts that must not be "no"."""
     reasons = ["identity changed during the wipe: " + line for line in identity_differences]
     for name, part in (("verification", verification), ("second verification of the canaries", reverification)):
         if part.get("verdict") != "yes":
@@ -164,7 +209,12 @@ def outcome(verification, reverification, accounting, identity_differences, erro
     for name in ("written", "read"):
         if accounting[name]["verdict"] == "no":
             reasons.append("%s bytes: %s" % (name, accounting[name]["why"]))
+    for part in more:
+        if part["verdict"] == "no":
+            reasons.extend(part["reasons"])
     exceptions = list(virtual_notes)
+    if (accounting.get("device") or {}).get("verdict") == "unknown":
+        exceptions.append(accounting["device"]["why"])
     for name in ("written", "read"):
         if accounting[name]["verdict"] == "unknown":
             exceptions.append("bytes %s are not confirmed by the kernel: %s" % (name, accounting[name]["why"]))

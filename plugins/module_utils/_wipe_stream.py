@@ -142,3 +142,7 @@ class DirectIO:
     def same(self, one, other, size, start=0):
         """Are the bytes [start, start+size) of two buffers equal?"""
         return self._memcmp(one.address + start, other.address + start, size) == 0
+
+    def periodic(self, buffer, size):
+        """Does the buffer repeat its first 16 bytes all through?"""
+        return self._memcmp(buffer.address, buffer.address + 16, size - 16) == 0

@@ -7,11 +7,14 @@
 DOCUMENTATION = r"""
 ---
 module: media_wipe
-short_description: Overwrite one medium with a keyed stream, read all of it back, keep the evidence
+short_description: Wipe one medium, by a keyed stream or by its own firmware, read it back, keep the evidence
 version_added: "0.1.0"
 description:
   - Overwrites a block device with the key stream of AES-256-CTR, reads every byte back and compares it, and weighs
     the evidence.
+  - Or, where the plan names such an O(technique), has the drive wipe itself. Before that, keyed blocks are put all over it and read back; the
+    drive's own log is followed; after it, none of the blocks may be left. A drive that says "done" and did nothing has failed.
+    None of these techniques has met a real drive yet; RV(result.firmware) says so for each.
   - The work is done by a detached job on the machine that sees the device (a wiping station, a rescue system). If the
     controller goes
     away, the job goes on, and the next call with the same O(item) and O(stream_key) attaches to it. A job that was killed is taken up
@@ -65,11 +68,30 @@ options:
   authorisation_sha256:
     description: SHA-256 of the authorisation that names this medium; recorded with the result.
     type: str
-  verify:
-    description: How much is read back. V(full) reads every byte.
+  technique:
+    description:
+      - How the medium is wiped. Comes from the plan (C(wipe.method) of the medium), which the authorisation must name, too.
+      - V(overwrite-keyed) is the keyed stream. Others are V(nvme-sanitize-crypto), V(nvme-sanitize-block), V(nvme-sanitize-overwrite),
+        V(nvme-format-ses1), V(nvme-format-ses2), V(ata-sanitize-crypto), V(ata-sanitize-block), V(ata-sanitize-overwrite),
+        V(ata-security-erase), V(ata-security-erase-enhanced), V(scsi-sanitize-crypto), V(scsi-sanitize-block), V(scsi-sanitize-overwrite).
+      - Another one, or one that the drive does not know, is refused. Nothing weaker is ever done in its place.
     type: str
-    choices: [full]
-    default: full
+    default: overwrite-keyed
+  verify:
+    description:
+      - How much is read back. V(full) reads every byte. V(sample) follows NIST's sampling plan, 1,000 subsections with two places each, a tenth of the
+        medium, with the first and the last block; the places are drawn anew for each wipe, after the pass.
+      - For the firmware's techniques it says where the keyed blocks are put that must be gone afterwards.
+      - Comes from the plan (C(wipe.verify)); by default V(full) for the overwrite and V(sample) for the others.
+    type: str
+    choices: [full, sample]
+  final:
+    description:
+      - What an overwritten medium is left with. V(zeros) overwrites the stream with zeros once it is verified, and reads all of them.
+      - Comes from the plan (C(wipe.final)).
+    type: str
+    choices: [stream, zeros]
+    default: stream
   rate:
     description: Upper limit in bytes a second for writing and for reading. V(0) is no limit.
     type: int
@@ -194,6 +216,27 @@ result:
       type: dict
       returned: success
       sample: {name: AES-256-CTR keystream over zeros, passes: 1, key_sha256: 9a2db2e23f15}
+    technique:
+      description: The technique that was used.
+      type: str
+      returned: success
+      sample: overwrite-keyed
+    final:
+      description: The pass of zeros over the verified stream, and how it was read back.
+      type: dict
+      returned: when it was asked for
+      sample: {pattern: zeros, verdict: "yes", bytes_read: 67108864}
+    firmware:
+      description: What the drive was asked, what it answered, and what its own log said, raw.
+      type: dict
+      returned: for techniques of the firmware
+      sample: {met: "a protocol-level fake only, no real drive", trail: {running: 12, seconds: 61.2}}
+    left:
+      description: Digests of some places as the drive left them; a later look tells whether they were written since.
+      type: list
+      elements: list
+      returned: for techniques of the firmware
+      sample: [[0, ad7facb2586fc6e966c004d7]]
     verification:
       description: Coverage, mismatches and the canaries.
       type: dict
@@ -233,12 +276,20 @@ import inspect
 import os
 import re
 
-from ansible_collections.sunset.crm.plugins.module_utils import _device, _wipe_engine, _wipe_judge, _wipe_stream
+from ansible_collections.sunset.crm.plugins.module_utils import (
+    _device,
+    _wipe_engine,
+    _wipe_firmware,
+    _wipe_judge,
+    _wipe_purge,
+    _wipe_stream,
+)
 from ansible_collections.sunset.crm.plugins.module_utils._job import Job
 from ansible_collections.sunset.crm.plugins.module_utils._recorded import Recorded
 
 DONE = ("sanitised", "sanitised_with_exceptions")
-ENTRY = "_wipe_engine.py"
+OVERWRITE = _wipe_judge.OVERWRITE
+ENTRIES = {True: (_wipe_engine, "_wipe_engine.py"), False: (_wipe_purge, "_wipe_purge.py")}
 
 
 def key_problem(text):
@@ -250,13 +301,22 @@ def key_problem(text):
     return None
 
 
-def job_name(item, key):
-    """One job for each medium and key: another key is another wipe."""
-    return "%s-%s" % (re.sub(r"[^A-Za-z0-9._-]", "_", item), hashlib.sha256(key).hexdigest()[:12])
+def job_name(item, key, technique=OVERWRITE):
+    """One job for each medium, key and technique: another key is another wipe."""
+    more = "" if technique == OVERWRITE else "-" + technique
+    return "%s-%s%s" % (re.sub(r"[^A-Za-z0-9._-]", "_", item), hashlib.sha256(key).hexdigest()[:12], more)
+
+
+def as_asked(result, technique, verify, final):
+    """Was it done by this technique, looked at no less than asked, and left as asked?"""
+    mode = (result.get("verification") or {}).get("mode", "full")
+    zeros = (result.get("final") or {}).get("verdict") == "yes"
+    done_by = result.get("technique") or OVERWRITE
+    return done_by == technique and (mode == verify or mode == "full") and (technique != OVERWRITE or zeros == (final == "zeros"))
 
 
 def wiped_already(result, found, key_sha256, wrong, read):
-    """yes, no or unknown: is there a full verification of this very device with this key, and does it still hold?"""
+    """yes, no or unknown: is there a verification of this very device with this key, and does it still hold?"""
     if (result or {}).get("outcome") not in DONE:
         return "no"
     if (result.get("algorithm") or {}).get("key_sha256") != key_sha256:
@@ -277,10 +337,13 @@ def decide(job_state, refusals, wiped):
     return "none" if wiped == "yes" else "start"
 
 
-def sample(device, key):
-    """Fresh look at some places: (wrong, read, why)."""
+def sample(device, key, result):
+    """Fresh look at some places, which must be as the wipe left them: (wrong, read, why)."""
     try:
-        wrong, read = _wipe_engine.sample(device, key)
+        if (result.get("technique") or OVERWRITE) != OVERWRITE:
+            wrong, read = _wipe_purge.sample(device, result.get("left") or [])
+        else:
+            wrong, read = _wipe_engine.sample(device, key, zeros=(result.get("final") or {}).get("verdict") == "yes")
     except (OSError, _wipe_stream.StreamError) as err:
         return [], [], str(err)
     return wrong, read, ""
@@ -295,9 +358,13 @@ def observe(params, job, key):
         held = _device.blocking_holders(_device.holders(params["device"]))
     root, waiver = _device.running_root_devices(), bool(params["identity_waiver"])
     refusals = _wipe_judge.refusals(params["identity"], found, held, root, params["protected"], waiver)
-    before = {"found": found, "job": status["state"], "refusals": refusals, "wiped": "no", "sampled": 0}
-    if not refusals and status["state"] == "done" and status["result"].get("outcome") in DONE:
-        wrong, read, why = sample(params["device"], key)
+    technique = params["technique"]
+    if technique != OVERWRITE and status["state"] in ("absent", "done") and not refusals:
+        refusals = _wipe_purge.refusals(params["device"], technique, found)
+    before = {"found": found, "technique": technique, "job": status["state"], "refusals": refusals, "wiped": "no", "sampled": 0}
+    asked = as_asked(status["result"], technique, params["verify"], params["final"])
+    if not refusals and status["state"] == "done" and status["result"].get("outcome") in DONE and asked:
+        wrong, read, why = sample(params["device"], key, status["result"])
         key_sha256 = _wipe_engine.key_digest(key)
         before.update(wiped=wiped_already(status["result"], found, key_sha256, wrong, read), sampled=len(read), why=why)
     before["decision"] = decide(status["state"], refusals, before["wiped"])
@@ -309,17 +376,19 @@ def start(job, params):
     abort = os.path.join(job.directory, "abort")
     if os.path.exists(abort):
         os.unlink(abort)
-    sources = {ENTRY: inspect.getsource(_wipe_engine)}
-    for module in _wipe_engine.MODULES:
+    work, entry = ENTRIES[params["technique"] == OVERWRITE]
+    sources = {entry: inspect.getsource(work)}
+    for module in work.MODULES:
         sources[module.__name__.split(".")[-1] + ".py"] = inspect.getsource(module)
     spec = {
         "device": params["device"], "identity": params["identity"], "waiver": params["identity_waiver"],
         "protected": params["protected"], "key": params["stream_key"].lower(), "rate": params["rate"],
-        "authorisation_sha256": params["authorisation_sha256"],
+        "authorisation_sha256": params["authorisation_sha256"], "technique": params["technique"], "verify": params["verify"],
+        "final": params["final"], "cores_directory": os.path.join(params["state_directory"], ".cores"),
     }  # fmt: skip
     if not os.path.isdir(params["state_directory"]):
         os.makedirs(params["state_directory"], 0o700)
-    job.start(sources, ENTRY, spec)
+    job.start(sources, entry, spec)
 
 
 def trim(result):
@@ -346,7 +415,7 @@ def finish(rec, job, status, params, key):
         rec.after({"job": "done", "outcome": outcome})
         rec.fail("%s: the wipe %s: %s" % (params["device"], said(outcome), "; ".join(result["reasons"])), **trim(result))
     found = _device.identify(params["device"])
-    wrong, read, why = sample(params["device"], key)
+    wrong, read, why = sample(params["device"], key, result)
     holds = wiped_already(result, found, _wipe_engine.key_digest(key), wrong, read)
     rec.after({"found": found, "outcome": outcome, "sampled": len(read), "holds_stream": holds})
     for name in sorted(result["tools"]):
@@ -377,7 +446,9 @@ def main():
             "protected": {"type": "list", "elements": "dict", "default": []},
             "stream_key": {"type": "str", "required": True, "no_log": False},
             "authorisation_sha256": {"type": "str"},
-            "verify": {"type": "str", "choices": ["full"], "default": "full"},
+            "technique": {"type": "str", "default": OVERWRITE},
+            "verify": {"type": "str", "choices": ["full", "sample"]},
+            "final": {"type": "str", "choices": ["stream", "zeros"], "default": "stream"},
             "rate": {"type": "int", "default": 0},
             "wait": {"type": "int", "default": 172800},
             "state_directory": {"type": "path", "default": "/var/lib/sunset-crm/wipe"},
@@ -388,8 +459,15 @@ def main():
     problem = key_problem(params["stream_key"])
     if problem:
         rec.fail(problem)
+    params["technique"] = _wipe_firmware.canonical(params["technique"])
+    problem = _wipe_firmware.unusable(params["technique"])
+    if problem:
+        rec.fail("%s is not wiped: %s" % (params["device"], problem), outcome="refused", reasons=[problem])
+    if params["technique"] != OVERWRITE and params["final"] == "zeros":
+        rec.fail("final: zeros goes with technique: overwrite-keyed only; a drive that wiped itself is left as it left itself")
+    params["verify"] = params["verify"] or ("full" if params["technique"] == OVERWRITE else "sample")
     key = bytes(bytearray.fromhex(params["stream_key"]))
-    job = Job(params["state_directory"], job_name(rec.item, key))
+    job = Job(params["state_directory"], job_name(rec.item, key, params["technique"]))
     if rec.revisit:
         rec.let_others_attach()
         finish(rec, job, rec.attend(job, params["wait"]), params, key)

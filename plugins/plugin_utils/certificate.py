@@ -17,7 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.sunset.crm.plugins.module_utils import _device
+from ansible_collections.sunset.crm.plugins.module_utils import _device, _wipe_firmware
 from ansible_collections.sunset.crm.plugins.module_utils._canonical import canonical
 from ansible_collections.sunset.crm.plugins.plugin_utils import signatures
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
@@ -37,6 +37,7 @@ MEDIUM_FIELDS = (
     "logical_block", "inode", "backing_file", "offset", "property_number", "location",
 )  # fmt: skip
 SAME = "the-stream-is-there"  # what a check prints when every byte compared
+GONE = "the-keyed-block-has-gone"
 LOOP_ONLY = ("inode", "backing_file", "offset")
 
 
@@ -100,6 +101,9 @@ def build_certificate(
             "classes": {key: wipe["classes"][key] for key in ("nist_800_88r2", "nist_800_88r1", "ieee_2883_2022")},
             "algorithm": {**wipe["algorithm"], "key": stream_key.lower()},
             **{key: wipe.get(key, UNKNOWN) for key in ("byte_ranges", "error_ranges", "started", "ended", "seconds", "sessions")},
+            "technique_id": technique_of(wipe),
+            "final": wipe.get("final") or {},
+            "firmware": {**wipe["firmware"], "left": list(wipe.get("left") or [])} if wipe.get("firmware") else {},
         },
         "verification": dict(wipe["verification"]),
         "accounting": wipe.get("accounting") or UNKNOWN,
@@ -139,6 +143,7 @@ def _lacks(
         lacks.append("the stream's key is not there")
     elif hashlib.sha256(bytes.fromhex(stream_key)).hexdigest() != (wipe.get("algorithm") or {}).get("key_sha256"):
         lacks.append("the key is not the one that the medium was wiped with")
+    lacks += _wrong_technique(authorisation, wipe)
     lacks += [f"identity: {line}" for line in _device.compare_identity(dict(item.get("identity") or {}), dict(wipe.get("identity") or {}))]
     lacks += [f"the plan's {key} is not known" for key in ("estate", "sha256", "approved_by") if not plan.get(key)]
     lacks += [f"the authorisation's {key} is not known" for key in ("sha256", "signer") if not authorisation.get(key)]
@@ -154,6 +159,26 @@ def _lacks(
         proven = [proof for proof in data_set.get("proofs") or [] if proof.get("verdict") == "equal" and proof.get("entry")]
         if not proven and data_set["item"] not in waived:
             lacks.append(f"{data_set['item']} was on it and has no proof and no waiver")
+    return lacks
+
+
+def technique_of(wipe: Facts) -> str:
+    return str(wipe.get("technique") or _wipe_firmware.OVERWRITE)
+
+
+def _wrong_technique(authorisation: Facts, wipe: Facts) -> list[str]:
+    """A technique other than the one that a person has authorised, or a class that this technique never reaches."""
+    technique, lacks = technique_of(wipe), []
+    named = authorisation.get("method")
+    if named and _wipe_firmware.canonical(str(named)) != technique:
+        lacks.append(f"it was wiped by {technique}, the authorisation names {named}")
+    words = set((wipe.get("classes") or {}).values())
+    if technique == _wipe_firmware.OVERWRITE and "Purge" in words:
+        lacks.append("an overwrite is never called Purge")
+    elif technique != _wipe_firmware.OVERWRITE and not (wipe.get("firmware") or {}).get("trail"):
+        lacks.append("nothing is known of what the drive was asked and what its log said")
+    if (wipe.get("final") or {"verdict": "yes"}).get("verdict") != "yes":
+        lacks.append("the zeros that it was to be left with were not all seen")
     return lacks
 
 
@@ -217,12 +242,23 @@ def sector_command(device: str, key: str, start: str, count: str) -> str:
     )
 
 
+def gone_command(device: str, key: str, start: str, name: str) -> dict[str, str]:
+    """The keyed block that was there before the drive wiped itself: it must have gone. An absent device never looks like that:
+    the block has to be read, and decrypted it must not be zeros."""
+    return {
+        "what": f"{name}: the keyed block that was there before the purge has gone (replace the number after S= by a place of your choice)",
+        "command": f"S={start}; test $(dd if={shlex.quote(device)} bs=4096 skip=$S count=1 iflag=direct status=none"
+        f" | openssl enc -d -aes-256-ctr -K {key} -iv $(printf %032x $((S * 256))) | tr -d '\\0' | wc -c) -gt 3000 && echo {GONE}",
+        "expect": GONE,
+    }
+
+
 def auditor_commands(certificate: Facts, device: str | None = None) -> list[dict[str, str]]:
     """Stock commands that check this certificate and its medium, each with what it must print.
 
     device: where the auditor sees the medium; by default where it was wiped.
     """
-    medium, key = certificate["medium"], certificate["sanitisation"]["algorithm"]["key"]
+    medium, key, work = certificate["medium"], certificate["sanitisation"]["algorithm"]["key"], certificate["sanitisation"]
     path, size, name = device or medium["device_path"], int(medium["size"]), file_name(certificate)
     last = size // 4096 - 1
     commands = [
@@ -265,8 +301,19 @@ def auditor_commands(certificate: Facts, device: str | None = None) -> list[dict
             "command": f"losetup --noheadings --output BACK-INO {shlex.quote(path)}",
             "expect": str(medium["inode"]),
         }
-    if certificate["sanitisation"]["error_ranges"]:
-        ranges = ", ".join(f"{start}-{end}" for start, end in certificate["sanitisation"]["error_ranges"])
+    if work["technique_id"] != _wipe_firmware.OVERWRITE:
+        commands[3:] = [gone_command(path, key, "0", "the first block"), gone_command(path, key, str(last), "the last block")]
+        return commands
+    if work["final"]:
+        commands[3:] = [
+            {
+                "what": "zeros over the whole medium, written after its stream was verified",
+                "command": f"cmp -n {size} {shlex.quote(path)} /dev/zero && echo {SAME}",
+                "expect": SAME,
+            }
+        ]
+    if work["error_ranges"]:
+        ranges = ", ".join(f"{start}-{end}" for start, end in work["error_ranges"])
         commands[-1]["expect"] = f"differences only in the bytes {ranges}, which could not be written or read"
     return commands
 

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+from ansible_collections.sunset.crm.plugins.module_utils import _wipe_firmware
 from ansible_collections.sunset.crm.plugins.plugin_utils import guest_sets
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
 from ansible_collections.sunset.crm.plugins.plugin_utils.plan import DATA_SETS, Item, Plan
@@ -22,7 +23,7 @@ Options = dict[str, Any]
 
 # What a task may choose: which step, how patiently, how fast, in what words, and what only makes a step stricter or is recorded as weaker.
 FREE = {
-    "item", "state", "vault", "timeout", "wait", "stall", "rate", "title", "message", "again", "verify", "protected", "forced", "force_after", "force_allowed_by",
+    "item", "state", "vault", "timeout", "wait", "stall", "rate", "title", "message", "again", "protected", "forced", "force_after", "force_allowed_by",
     "ask_controller",
 }  # fmt: skip
 # What says where a module looks: from the item's declaration (C(sunset_items)), or the module's default.
@@ -285,7 +286,21 @@ def _vault_shelf(item: Item, plan: Plan, view: View, vault: str) -> Options:
 
 
 def _media_wipe(item: Item, plan: Plan, view: View, vault: str) -> Options:
-    return {"device": item["wipe"].get("device", item["expects"]["device"]), "identity": item["identity"]}
+    """The method is what the authorisation names, too: the gate has compared them."""
+    wipe = item["wipe"]
+    technique = _wipe_firmware.canonical(str(wipe.get("method", "overwrite")))
+    if problem := _wipe_firmware.unusable(technique):
+        raise Refusal(f"{item['id']}: the plan's method of wiping it cannot be used: {problem}")
+    for name, words in (("verify", ("full", "sample")), ("final", ("stream", "zeros"))):
+        if wipe.get(name, words[0]) not in words:
+            raise Refusal(f"{item['id']}: the plan's wipe.{name} is {wipe[name]!r}; expected {' or '.join(words)}")
+    return {
+        "device": wipe.get("device", item["expects"]["device"]),
+        "identity": item["identity"],
+        "technique": technique,
+        "verify": wipe.get("verify", "full" if technique == _wipe_firmware.OVERWRITE else "sample"),
+        "final": wipe.get("final", "stream"),
+    }
 
 
 _FILL = {

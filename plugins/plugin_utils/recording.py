@@ -183,7 +183,7 @@ class RecordedAction(ActionBase):
             entry = ledger.append(session.estate.ledger_file, outcome)
         except Refusal as exc:
             return {**done, "failed": True, "msg": f"{exc} The step itself ended as shown in the evidence of this result."}
-        if outcome["status"] != "done" and not done.get("failed"):
+        if outcome["status"] != "done" and not done.get("failed") and not goes_on(args, done):
             done = {**done, "failed": True, "msg": f"{self.name} on {item['id']}: no positive evidence ({outcome['why']})"}
         if outcome["status"] == "done":
             session.refresh()
@@ -209,6 +209,12 @@ class RecordedAction(ActionBase):
             return {"failed": True, "changed": False, "msg": str(exc)}
         finally:
             self._task.check_mode = was
+
+
+def goes_on(args: dict[str, Any], done: dict[str, Any]) -> bool:
+    """Whether the task only wanted the work begun (C(wait: 0)) and it is at work. That is no failure, and no evidence either:
+    the ledger says unknown, and the same step without it waits for the end."""
+    return args.get("wait") == 0 and (done.get("result") or {}).get("state") == "running"
 
 
 def found_before(done: dict[str, Any]) -> dict[str, Any]:

@@ -109,7 +109,7 @@ def call_wipe(medium: Medium, tmp_path: Path) -> Any:
 
 
 def job_folder(tmp_path: Path) -> Path:
-    (folder,) = (tmp_path / "state").iterdir()
+    (folder,) = (path for path in (tmp_path / "state").iterdir() if not path.name.startswith("."))
     return folder
 
 

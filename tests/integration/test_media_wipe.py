@@ -167,7 +167,7 @@ def test_the_commands_of_the_certificate_confirm_it(medium: Medium, wipe: Any, t
         issued="2026-01-31T10:00:00Z",
     )
     signatures.create_key(tmp_path / "run", "run")
-    path, _signature = certificate.issue(made, tmp_path / "evidence", tmp_path / "run")
+    path = certificate.issue(made, tmp_path / "evidence", tmp_path / "run")
     (path.parent / "allowed_signers").write_text(f'run namespaces="{signatures.CERTIFICATE}" {(tmp_path / "run.pub").read_text()}')
 
     def outputs() -> list[bool]:

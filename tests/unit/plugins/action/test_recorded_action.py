@@ -457,6 +457,23 @@ def test_a_wiped_medium_is_looked_at_again_without_a_new_word(ready: Bench, keys
     assert len(ready.acts) == 1, "a medium that does not hold its stream any more is not wiped again without a word"
 
 
+def running(item: str) -> Result:
+    done = evidence(item)
+    inner = {**done["evidence"], "verdict": "unknown", "result": {"state": "running"}}
+    return {**done, "evidence": inner, "evidence_sha256": digest(inner), "result": inner["result"]}
+
+
+def test_a_wipe_that_was_only_begun_is_neither_a_failure_nor_done(ready: Bench) -> None:
+    ready.world = lambda args, check: running(args["item"])
+    begun = ready.do("media_wipe", PGDATA, "station1", wait=0)
+    assert not begun.get("failed")
+    assert ready.lines()[-1]["status"] == "unknown"
+    assert ready.do("media_wipe", PGDATA, "station1", wait=30)["failed"], "who wanted to wait has not seen its end"
+    ready.world = lambda args, check: evidence(args["item"])
+    assert not ready.do("media_wipe", PGDATA, "station1").get("failed")
+    assert ready.lines()[-1]["status"] == "done"
+
+
 def test_an_interrupted_wipe_closes_the_way_back(ready: Bench) -> None:
     def killed(args: Result, check: bool) -> Result:
         raise SystemExit(9)

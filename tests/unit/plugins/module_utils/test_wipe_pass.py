@@ -6,11 +6,12 @@
 import errno
 import os
 import subprocess
+import threading
 import time
 
 import pytest
 
-from ansible_collections.sunset.crm.plugins.module_utils import _wipe_judge, _wipe_pass, _wipe_stream
+from ansible_collections.sunset.crm.plugins.module_utils import _wipe_judge, _wipe_pass, _wipe_plan, _wipe_stream
 
 KEY = bytes(bytearray(range(32)))
 SIZE = (3 << 20) + 8192 + 512  # neither a multiple of the block nor of the unit
@@ -137,8 +138,9 @@ def test_too_many_bad_places_end_the_pass(medium, faulty, monkeypatch):
 def test_a_device_that_ends_early_is_an_error(medium):
     os.ftruncate(medium, 1 << 20)
     check = _wipe_pass.VerifyPass(medium, KEY, SIZE, None)
-    run(check)
-    assert check.bytes_read == 1 << 20 and (2 << 20) in check.unreadable
+    with pytest.raises(_wipe_pass.Broken):
+        run(check)
+    assert check.bytes_read <= 1 << 20 and check.unreadable
 
 
 def test_the_rate_is_kept():
@@ -146,3 +148,83 @@ def test_the_rate_is_kept():
     for _number in range(4):
         rate.take(1 << 20)
     assert 0.35 <= time.time() - began < 1.5
+
+
+# --- the sampling plan ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [4096, 5000, 1 << 20, SIZE, (1 << 30) + 512, 4 << 40])
+def test_the_plan_is_nists(size):
+    parts = _wipe_plan.pieces(size, "ab" * 32)
+    assert parts[0][0] == 0 and parts[-1][1] == size  # the first and the last block
+    assert all(start < end and start % 4096 == 0 for start, end in parts)
+    assert all(parts[at][1] < parts[at + 1][0] for at in range(len(parts) - 1))  # ascending, nothing twice
+    assert sum(end - start for start, end in parts) * 10 >= size  # a tenth
+    assert parts == _wipe_plan.pieces(size, "ab" * 32)
+    if size > 1 << 30:
+        assert parts != _wipe_plan.pieces(size, "cd" * 32)
+        for number in range(1000):  # each subsection has its share, one place of at least a twentieth of it or more
+            low, high = size * number // 1000, size * (number + 1) // 1000
+            inside = sum(min(end, high) - max(start, low) for start, end in parts if start < high and end > low)
+            assert inside * 10 >= (high - low) * 0.98
+
+
+def test_the_places_of_a_plan():
+    places = _wipe_plan.Places([(0, 4096), (1 << 20, (3 << 20) + 512)], 1 << 20)
+    assert list(places.offsets()) == [0, 1 << 20, 2 << 20, 3 << 20]
+    assert [places.length(offset) for offset in places.offsets()] == [4096, 1 << 20, 1 << 20, 512]
+    assert places.units == 1 + 512 + 1 and places.unit(0) == 0 and places.unit(1) == 1 << 20 and places.unit(513) == 3 << 20
+    assert places.holds(4095) and not places.holds(4096) and places.holds(3 << 20)
+
+
+def test_a_plan_over_a_pass(medium):
+    places = _wipe_plan.Places(_wipe_plan.pieces(SIZE, "ab" * 32), _wipe_pass.BLOCK)
+    run(_wipe_pass.WritePass(medium, KEY, SIZE, (), None, places=places))
+    look = run(_wipe_pass.SurvivorPass(medium, KEY, SIZE, None, places))
+    assert len(look.mismatched) == places.units and look.bytes_read == places.total
+    os.pwrite(medium, b"x" * 511, 0)  # a sector lost one byte, seven others of the block are whole: it is still there
+    assert 0 in run(_wipe_pass.SurvivorPass(medium, KEY, SIZE, None, places)).mismatched
+    for sector in range(8):
+        os.pwrite(medium, b"x", sector * 512)
+    assert 0 not in run(_wipe_pass.SurvivorPass(medium, KEY, SIZE, None, places)).mismatched
+
+
+def test_zeros(medium):
+    run(_wipe_pass.ZeroPass(medium, KEY, SIZE, (), None))
+    assert set(bytearray(content(medium))) == {0}
+    os.pwrite(medium, b"x", 8192 + 17)
+    look = run(_wipe_pass.ZeroVerifyPass(medium, KEY, SIZE))
+    assert look.mismatched == {8192} and look.bytes_read == SIZE
+
+
+def test_no_more_streams_at_once_than_cores(tmp_path):
+    """Two cores, six jobs: never are three at work, and all come to their end."""
+    at_work, most, lock = [0], [0], threading.Lock()
+    cores = [_wipe_pass.Cores(str(tmp_path / "cores"), 2) for _job in range(6)]
+
+    def job(mine):
+        slots = mine.slots()
+        for _round in range(30):
+            slot = mine.take(slots)
+            with lock:
+                at_work[0] += 1
+                most[0] = max(most[0], at_work[0])
+            time.sleep(0.0005)
+            with lock:
+                at_work[0] -= 1
+            mine.give(slot)
+        for slot in slots:
+            os.close(slot)
+
+    threads = [threading.Thread(target=job, args=(mine,)) for mine in cores]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    assert not any(thread.is_alive() for thread in threads) and most[0] == 2
+
+
+def test_an_impossible_speed_is_no_wipe():
+    assert _wipe_judge.judge_speed(1 << 40, 5.0, _wipe_judge.HOST_LIMIT)["verdict"] == "no"
+    assert _wipe_judge.judge_speed(1 << 30, 1.0, _wipe_judge.HOST_LIMIT) is None
+    assert _wipe_judge.judge_speed(1 << 20, 0.0, _wipe_judge.HOST_LIMIT) is None  # too little to measure by

@@ -59,3 +59,31 @@ def test_each_medium_and_key_has_its_own_job():
 def test_bad_places_are_no_positive_verdict():
     assert media_wipe.final_verdict({"error_ranges": []}) == "yes"
     assert media_wipe.final_verdict({"error_ranges": [[0, 4096]]}) == "no"
+
+
+OVERWRITE, PURGE = "overwrite-keyed", "nvme-sanitize-block"
+ZEROS = {"final": {"verdict": "yes"}}
+
+
+@pytest.mark.parametrize(
+    "result,technique,verify,final,good",
+    [
+        ({}, OVERWRITE, "full", "stream", True),  # what an earlier version has recorded
+        ({"verification": {"mode": "full"}}, OVERWRITE, "sample", "stream", True),
+        ({"verification": {"mode": "sample"}}, OVERWRITE, "full", "stream", False),
+        ({"verification": {"mode": "sample"}}, OVERWRITE, "sample", "stream", True),
+        (ZEROS, OVERWRITE, "full", "zeros", True),
+        (ZEROS, OVERWRITE, "full", "stream", False),
+        ({}, OVERWRITE, "full", "zeros", False),
+        ({"technique": PURGE, "verification": {"mode": "sample"}}, PURGE, "sample", "stream", True),
+        ({"technique": PURGE, "verification": {"mode": "sample"}}, PURGE, "full", "stream", False),
+        ({"technique": PURGE}, OVERWRITE, "full", "stream", False),
+        ({}, PURGE, "sample", "stream", False),
+    ],
+)
+def test_less_than_was_asked_for_is_not_done(result, technique, verify, final, good):
+    assert media_wipe.as_asked(result, technique, verify, final) is good
+
+
+def test_each_technique_has_its_own_job():
+    assert media_wipe.job_name("medium:a", b"1") != media_wipe.job_name("medium:a", b"1", PURGE)

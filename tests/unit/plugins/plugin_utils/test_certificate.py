@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.sunset.crm.plugins.module_utils import _wipe_judge
+from ansible_collections.sunset.crm.plugins.module_utils import _wipe_firmware, _wipe_judge
 from ansible_collections.sunset.crm.plugins.plugin_utils import certificate, signatures
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
 
@@ -130,7 +130,12 @@ def change(given: dict[str, Any], path: str, value: Any) -> dict[str, Any]:
         ("data_sets.0.proofs", [{"vault": "v", "verdict": "different", "entry": "d" * 64}], "no proof"),
         ("data_sets.0.proofs", [{"vault": "v", "verdict": "unknown", "entry": "d" * 64}], "no proof"),
         ("wipe.verification.mismatches", 1, "schema"),
-        ("wipe.classes.nist_800_88r2", "Purge", "schema"),
+        ("wipe.classes.nist_800_88r2", "Purge", "never called Purge"),
+        ("wipe.classes.nist_800_88r2", "Destroy", "schema"),
+        ("wipe.technique", "ata-sanitize-block", "the authorisation names overwrite"),
+        ("authorisation.method", "nvme-sanitize-block", "it was wiped by overwrite-keyed"),
+        ("wipe.final", {"verdict": "no"}, "were not all seen"),
+        ("wipe.verification.mode", "quick", "schema"),
         ("evidence.ledger_entry", "short", "schema"),
     ],
 )
@@ -195,3 +200,44 @@ def test_commands_quote_the_device_and_name_every_check() -> None:
     assert all("'/dev/disk/by id'" in entry["command"] for entry in commands[1:])
     assert [entry["expect"] for entry in commands[1:3]] == [str(1 << 30), "S1"]
     assert any("S=262143 N=1;" in entry["command"] for entry in commands)
+
+
+def purged() -> dict[str, Any]:
+    given = facts()
+    given["authorisation"]["method"] = "nvme-sanitize-block"
+    way = _wipe_firmware.TECHNIQUES["nvme-sanitize-block"]
+    given["wipe"].update(
+        technique="nvme-sanitize-block",
+        classes=_wipe_firmware.classes(way, {"kind": "nvme"}),
+        firmware={"met": way.met, "trail": {"running": 3}},
+    )
+    given["wipe"]["verification"]["mode"] = "sample"
+    return given
+
+
+def test_a_purge_is_called_so_and_says_that_no_real_drive_was_met() -> None:
+    made = certificate.build_certificate(**purged())
+    assert made["sanitisation"]["classes"] == {"nist_800_88r2": "Purge", "nist_800_88r1": "not named", "ieee_2883_2022": "Purge"}
+    assert "no real drive" in made["sanitisation"]["statement"] and made["sanitisation"]["technique_id"] == "nvme-sanitize-block"
+    assert [check["expect"] for check in made["check"][3:]] == [certificate.GONE] * 2
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "word"),
+    [
+        ("authorisation.method", "overwrite", "it was wiped by nvme-sanitize-block, the authorisation names overwrite"),
+        ("authorisation.method", "nvme-sanitize-crypto", "the authorisation names nvme-sanitize-crypto"),
+        ("wipe.firmware", {}, "what its log said"),
+    ],
+)
+def test_no_certificate_for_a_purge_without_its_evidence(path: str, value: Any, word: str) -> None:
+    with pytest.raises(Refusal) as refused:
+        certificate.build_certificate(**change(purged(), path, value))
+    assert word in str(refused.value)
+
+
+def test_a_medium_that_was_left_with_zeros_is_checked_for_zeros() -> None:
+    given = facts()
+    given["wipe"]["final"] = {"pattern": "zeros", "verdict": "yes"}
+    made = certificate.build_certificate(**given)
+    assert [check["command"].split()[0] for check in made["check"][3:]] == ["cmp"]

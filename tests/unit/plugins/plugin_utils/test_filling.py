@@ -25,6 +25,15 @@ def filled(item: str, module: str, state: str | None = None, vault: str = "vault
     return filling.options(steps.find(module, {"state": state}), book.plan.items[item], book.plan, book.view(), vault)
 
 
+WIPE = {
+    "device": "/dev/loop7",
+    "identity": PLAN.items["medium:pgdata"]["identity"],
+    "technique": "overwrite-keyed",
+    "verify": "full",
+    "final": "stream",
+}
+
+
 @pytest.mark.parametrize(
     ("item", "module", "expected"),
     [
@@ -44,7 +53,7 @@ def filled(item: str, module: str, state: str | None = None, vault: str = "vault
                 "ports": [5432],
             },
         ),
-        ("medium:pgdata", "media_wipe", {"device": "/dev/loop7", "identity": PLAN.items["medium:pgdata"]["identity"]}),
+        ("medium:pgdata", "media_wipe", WIPE),
     ],
 )
 def test_the_plan_says_what_a_step_is_about(item: str, module: str, expected: dict[str, Any]) -> None:
@@ -82,6 +91,9 @@ def test_a_step_back_is_given_what_the_ledger_recorded_as_found() -> None:
         ("filestore:uploads", "filestore_archive", {"path": "/srv/empty"}),
         ("medium:pgdata", "media_wipe", {"identity": {"serial": "other"}}),
         ("medium:pgdata", "media_wipe", {"device": "/dev/sda"}),
+        ("medium:pgdata", "media_wipe", {"technique": "nvme-format-ses1"}),
+        ("medium:pgdata", "media_wipe", {"verify": "sample"}),
+        ("medium:pgdata", "media_wipe", {"final": "zeros"}),
         ("medium:pgdata", "media_wipe", {"stream_key": "00" * 32}),
         ("medium:pgdata", "media_wipe", {"identity_waiver": "ab" * 32}),
         ("medium:pgdata", "media_wipe", {"authorisation_sha256": "ab" * 32}),
@@ -109,7 +121,39 @@ def test_a_task_that_says_something_else_is_refused(item: str, module: str, give
 def test_a_task_may_repeat_the_plan_and_choose_what_is_its_own() -> None:
     given = {"item": "medium:pgdata", "rate": 5, "device": "/dev/loop7", "identity": None}
     merged = filling.merged(given, filled("medium:pgdata", "media_wipe"), "media_wipe")
-    assert merged == {"item": "medium:pgdata", "rate": 5, "device": "/dev/loop7", "identity": PLAN.items["medium:pgdata"]["identity"]}
+    assert merged == {"item": "medium:pgdata", "rate": 5, **WIPE}
+
+
+@pytest.mark.parametrize(
+    ("declared", "technique", "verify"),
+    [
+        ({}, "overwrite-keyed", "full"),
+        ({"method": "overwrite", "verify": "sample"}, "overwrite-keyed", "sample"),
+        ({"method": "nvme-sanitize-block"}, "nvme-sanitize-block", "sample"),
+        ({"method": "nvme-format-user", "verify": "full"}, "nvme-format-ses1", "full"),
+    ],
+)
+def test_the_way_of_wiping_is_the_plans(declared: dict[str, str], technique: str, verify: str) -> None:
+    data = plan_data()
+    item_of(data, "medium:pgdata")["wipe"].update(declared)
+    given = filled("medium:pgdata", "media_wipe", book=complete(make_plan(data)))
+    assert (given["technique"], given["verify"]) == (technique, verify)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "word"),
+    [
+        ("method", "tcg-revert", "not built"),
+        ("method", "shred", "is no technique"),
+        ("verify", "quick", "expected full or sample"),
+        ("final", "ones", "expected stream or zeros"),
+    ],
+)
+def test_a_way_that_cannot_be_gone_is_refused_by_name(name: str, value: str, word: str) -> None:
+    data = plan_data()
+    item_of(data, "medium:pgdata")["wipe"][name] = value
+    with pytest.raises(Refusal, match=word):
+        filled("medium:pgdata", "media_wipe", book=complete(make_plan(data)))
 
 
 def test_a_way_to_reach_a_thing_comes_from_its_declaration() -> None:

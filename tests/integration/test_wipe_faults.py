@@ -1,0 +1,230 @@
+# Copyright: sunset.crm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Disks with bad places, disks that die, disks with another name, and many at once: real block devices, real EIO."""
+
+from __future__ import annotations
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from ansible_collections.sunset.crm.plugins.module_utils import _wipe_engine, _wipe_plan
+from tests.integration import faulty_file
+from tests.integration.loop_media import KEY, MARKER, MIB, Medium, engine, job_folder, make, stock_tools_say_wiped
+from tests.integration.loop_media import a_medium as _medium  # noqa: F401
+from tests.integration.loop_media import call_wipe as _wipe  # noqa: F401
+
+pytestmark = [
+    pytest.mark.skipif(os.geteuid() != 0, reason="loop devices need root"),
+    pytest.mark.skipif(not os.path.exists("/dev/fuse"), reason="no FUSE in this kernel"),
+]
+BAD = [(3 * MIB + 8192, 3 * MIB + 16384), (9 * MIB, 9 * MIB + 4096)]
+
+
+@pytest.fixture
+def faulty(tmp_path: Path) -> Iterator[Medium]:
+    """A loop device over a file that answers EIO at the places of BAD. ``medium.file`` is what lies below, readable everywhere."""
+    below = make(tmp_path / "below.img")
+    (tmp_path / "fuse").mkdir()
+    argv = [sys.executable, str(faulty_file.__file__), str(tmp_path / "fuse"), str(below.file), *(f"{start}-{end}" for start, end in BAD)]
+    process = subprocess.Popen(argv)
+    medium = Medium(tmp_path / "fuse" / "medium")
+    try:
+        deadline = time.monotonic() + 20
+        while not medium.file.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        medium.attach()
+        medium.file = below.file
+        yield medium
+    finally:
+        medium.detach()
+        subprocess.run(["umount", "--lazy", str(tmp_path / "fuse")], check=False)
+        process.wait(timeout=20)
+
+
+@pytest.mark.parametrize("verify", ["full", "sample"])
+def test_bad_sectors_are_listed_and_everything_else_is_wiped(faulty: Medium, tmp_path: Path, verify: str) -> None:
+    result = engine(faulty, tmp_path / "job", verify=verify)
+    assert result["outcome"] == "sanitised_with_exceptions", result
+    assert result["error_ranges"] == [[start, end] for start, end in BAD]
+    assert any("destroy the medium physically" in line for line in result["exceptions"])
+    content = faulty.content()
+    left = b"".join(content[start:end] for start, end in BAD)
+    assert content.count(MARKER) == sum(content[start:end].count(MARKER) for start, end in BAD) > 0
+    assert MARKER in left  # what could not be written is still there: so it is no clean result
+
+
+def test_a_disk_that_dies_in_the_middle_is_not_wiped(faulty: Medium, tmp_path: Path) -> None:
+    class Dying(_wipe_engine.Wipe):
+        def progress(self, done: int, rate: Any = None, total: Any = None) -> None:
+            if done >= 4 * MIB:
+                Path(f"{faulty.file}.dead").touch()
+            super().progress(done, rate, total)
+
+    result = engine(faulty, tmp_path / "job", Dying, rate=16 * MIB)
+    assert result["outcome"] == "failed" and "places cannot be written" in result["reasons"][0]
+    Path(f"{faulty.file}.dead").unlink()
+    assert engine(faulty, tmp_path / "job")["outcome"] == "sanitised_with_exceptions"  # it answers again: the same call goes on
+
+
+def test_a_disk_that_dies_while_it_is_read_is_not_wiped(faulty: Medium, tmp_path: Path) -> None:
+    class Dying(_wipe_engine.Wipe):
+        def verify(self) -> None:
+            Path(f"{faulty.file}.dead").touch()
+            super().verify()
+
+    result = engine(faulty, tmp_path / "job", Dying)
+    assert result["outcome"] == "failed" and "places cannot be read" in result["reasons"][0]
+
+
+def test_a_killed_wipe_goes_on_although_the_disk_has_another_name_now(medium: Medium, wipe: Any, tmp_path: Path) -> None:
+    wipe(rate=4 * MIB, wait=0)
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        progress = _wipe_engine.read_json(str(job_folder(tmp_path) / "progress.json")) or {}
+        if progress.get("percent", 0) >= 40:
+            break
+        time.sleep(0.02)
+    os.kill(progress["pid"], signal.SIGKILL)
+    time.sleep(0.3)
+    identity, was = medium.identity(), medium.device
+    medium.detach()
+    (tmp_path / "other").mkdir()
+    other = make(tmp_path / "other" / "bystander.img").attach()  # takes the old name
+    try:
+        medium.attach()
+        assert medium.device != was
+        stale = wipe(device=was, identity=identity)
+        assert stale["failed"] and "identity" in stale["msg"]
+        result = wipe(identity=identity)["result"]
+        # The kernel counts for a number, so what was written under the old one is confirmed by the read-back alone: that is said.
+        assert result["outcome"] == "sanitised_with_exceptions" and result["sessions"][1]["resumed_from"] > 0
+        assert "not confirmed by the kernel" in result["exceptions"][0] and len(result["exceptions"]) == 1
+        assert stock_tools_say_wiped(medium) and other.content().count(MARKER) > 1000
+    finally:
+        other.detach()
+
+
+def test_killed_at_any_percentage(medium: Medium, tmp_path: Path) -> None:
+    class Killed(BaseException):
+        pass
+
+    offsets = [random.randrange(0, 16 * MIB) for _number in range(6)]
+    for offset in sorted(offsets):
+
+        class Dying(_wipe_engine.Wipe):
+            def progress(self, done: int, rate: Any = None, total: Any = None, stop: int = offset) -> None:
+                if done >= stop:
+                    raise Killed
+
+        with pytest.raises(Killed):
+            engine(medium, tmp_path / "job", Dying)
+    assert engine(medium, tmp_path / "job")["outcome"] == "sanitised", offsets
+    assert stock_tools_say_wiped(medium) and MARKER not in medium.content()
+
+
+def test_several_disks_at_once(wipe: Any, tmp_path: Path) -> None:
+    disks = []
+    try:
+        for number in range(3):
+            (tmp_path / str(number)).mkdir()
+            disks.append(make(tmp_path / str(number) / f"disk{number}.img").attach())
+        for number, disk in enumerate(disks):
+            key = f"{number:x}123456789abcdef" * 4
+            started = wipe(device=disk.device, identity=disk.identity(), stream_key=key, wait=0, rate=16 * MIB)
+            assert started["result"]["state"] == "running"
+        results = [
+            wipe(device=disk.device, identity=disk.identity(), stream_key=f"{number:x}123456789abcdef" * 4)["result"]
+            for number, disk in enumerate(disks)
+        ]
+        assert [result["outcome"] for result in results] == ["sanitised"] * 3
+        spans = [(result["started"], result["ended"]) for result in results]
+        assert max(start for start, _end in spans) <= min(end for _start, end in spans)  # they ran at the same time
+        assert len(list((tmp_path / "state" / ".cores").iterdir())) == os.cpu_count()
+    finally:
+        for disk in disks:
+            disk.detach()
+
+
+# --- sampling, zeros ------------------------------------------------------------------------------------------------------
+
+
+def test_a_sample_is_drawn_anew_after_the_pass_and_finds_its_canaries(medium: Medium, wipe: Any) -> None:
+    first = wipe(verify="sample")
+    facts = first["result"]["verification"]
+    assert first["result"]["outcome"] == "sanitised" and facts["mode"] == "sample", first
+    assert facts["canaries_planted"] == facts["canaries_found"] == facts["canaries_wiped"] > 10
+    parts = _wipe_plan.pieces(medium.identity()["size"], facts["plan"]["seed"])
+    assert facts["bytes_read"] == facts["plan"]["bytes"] == sum(end - start for start, end in parts)
+    assert stock_tools_say_wiped(medium)
+    assert not wipe(verify="sample")["changed"]
+    full = wipe(verify="full")  # more was asked than was done
+    assert full["changed"] and full["result"]["verification"]["mode"] == "full"
+    assert not wipe(verify="sample")["changed"]  # and less than was done is done
+
+
+def test_a_sample_finds_a_place_that_was_not_written(medium: Medium, tmp_path: Path) -> None:
+    class Spoiling(_wipe_engine.Wipe):
+        def draw_places(self) -> Any:
+            places = super().draw_places()
+            self.spoiled = places.parts[1][0]
+            with open(medium.device, "r+b", buffering=0) as stream:
+                stream.seek(self.spoiled)
+                stream.write(MARKER)
+                os.fsync(stream.fileno())
+            return places
+
+    result = engine(medium, tmp_path / "job", Spoiling, verify="sample")
+    assert result["outcome"] == "failed" and any("do not hold the stream" in line for line in result["reasons"])
+
+
+def test_zeros_by_choice_come_after_the_verification(medium: Medium, wipe: Any) -> None:
+    first = wipe(final="zeros")
+    result = first["result"]
+    assert result["outcome"] == "sanitised" and result["final"]["verdict"] == "yes", first
+    assert result["verification"]["verdict"] == "yes" and result["verification"]["mode"] == "full"
+    assert set(medium.content()) == {0}
+    assert not wipe(final="zeros")["changed"]
+    with open(medium.device, "r+b", buffering=0) as stream:
+        stream.write(MARKER * 200)
+        os.fsync(stream.fileno())
+    again = wipe(final="zeros")
+    assert again["changed"] and set(medium.content()) == {0}
+    assert KEY not in str(again["result"])
+
+
+@pytest.mark.parametrize("phase", ["zeros", "verified"])
+def test_killed_while_the_zeros_are_written(medium: Medium, tmp_path: Path, phase: str) -> None:
+    class Killed(BaseException):
+        pass
+
+    class Dying(_wipe_engine.Wipe):
+        def save(self, **changes: Any) -> None:
+            super().save(**changes)
+            if changes.get("phase") == phase:
+                raise Killed
+
+    with pytest.raises(Killed):
+        engine(medium, tmp_path / "job", Dying, final="zeros")
+    assert engine(medium, tmp_path / "job", final="zeros")["outcome"] == "sanitised" and set(medium.content()) == {0}
+
+
+def test_zeros_that_were_not_written_are_a_failure(medium: Medium, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = _wipe_engine._wipe_pass.ZeroPass.block
+
+    def lazy(self: Any, worker: Any, offset: int) -> None:
+        if offset != 5 * MIB:
+            real(self, worker, offset)
+
+    monkeypatch.setattr(_wipe_engine._wipe_pass.ZeroPass, "block", lazy)
+    result = engine(medium, tmp_path / "job", final="zeros")
+    assert result["outcome"] == "failed" and any("are not zero" in line for line in result["reasons"])
