@@ -28,10 +28,6 @@ description:
   - The work is done by a detached job. A second run attaches to it, makes a killed one again, and changes nothing where the
     staged copy is whole and the database still has the same fingerprint.
 options:
-  item:
-    description: Identity of the plan's item.
-    type: str
-    required: true
   engine:
     description:
       - The kind of server, V(postgresql), V(mariadb), V(sqlite) or V(redis). Every other is refused by its name, and so is a server that answers in
@@ -132,16 +128,6 @@ options:
     description: Seconds to wait for the job. It goes on by itself when they have passed.
     type: int
     default: 86400
-  receipt:
-    description: Set by the collection's action plugin; without it the module refuses to act.
-    type: dict
-attributes:
-  check_mode:
-    description: Takes the same decision without acting.
-    support: full
-  diff_mode:
-    description: Returns before and after in the evidence instead.
-    support: none
 notes:
   - Runs as root and connects by peer or socket authentication, as C(postgres) or as MariaDB's C(root), if O(reach) is left out.
   - V(sqlite) and V(redis) are copied on their own host; another O(reach) is refused.
@@ -151,6 +137,8 @@ notes:
 seealso:
   - module: sunset.crm.vault_pull
   - module: sunset.crm.vault_prove
+extends_documentation_fragment:
+  - sunset.crm.recorded
 author:
   - sunset.crm contributors
 """

@@ -22,10 +22,6 @@ description:
     digests taken in the stream. Volumes are listed with their place on the host and are not part of the image.
   - O(state=started) puts the recorded restart policies back and starts exactly those that ran.
 options:
-  item:
-    description: Identity of the plan's item.
-    type: str
-    required: true
   state:
     description: What the set is to be.
     type: str
@@ -73,16 +69,6 @@ options:
       - Directory on the engine's host for O(state=saved). Must lie on a medium that is wiped.
       - Required for O(state=saved).
     type: str
-  receipt:
-    description: Set by the collection's action plugin.
-    type: dict
-attributes:
-  check_mode:
-    description: Takes the same decision without acting.
-    support: full
-  diff_mode:
-    description: Returns before and after in the evidence instead.
-    support: none
 requirements:
   - Python package C(docker) on the control node
   - Python 3 on the host, or else C(socat) or the C(docker) command for stopping and starting
@@ -95,6 +81,8 @@ notes:
 seealso:
   - module: sunset.crm.host_power
   - module: sunset.crm.filestore_archive
+extends_documentation_fragment:
+  - sunset.crm.recorded
 author:
   - sunset.crm contributors
 """

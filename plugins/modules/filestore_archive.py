@@ -18,10 +18,6 @@ description:
   - The work is done by a detached job. A second run attaches to it, makes a killed one again, and changes nothing where the
     staged copy is whole and the tree is still the same.
 options:
-  item:
-    description: Identity of the plan's item.
-    type: str
-    required: true
   path:
     description: The directory to archive. Another file system mounted inside it is refused, declare it as an item of its own.
     type: path
@@ -62,20 +58,12 @@ options:
     description: Seconds to wait for the job. It goes on by itself when they have passed.
     type: int
     default: 86400
-  receipt:
-    description: Set by the collection's action plugin; without it the module refuses to act.
-    type: dict
-attributes:
-  check_mode:
-    description: Takes the same decision without acting.
-    support: full
-  diff_mode:
-    description: Returns before and after in the evidence instead.
-    support: none
 notes:
   - The result holds no file names, they may be personal data. They are in the manifest, which is an artefact.
 seealso:
   - module: sunset.crm.database_dump
+extends_documentation_fragment:
+  - sunset.crm.recorded
 author:
   - sunset.crm contributors
 """

@@ -11,18 +11,7 @@ description:
   - Runs M(sunset.crm.host_survey) on the host and compares what it finds with the approved plan. Something new, a database that was
     created after the survey for instance, keeps the host from being powered off and its media from being wiped.
   - Runs while the database servers still answer and after the last dump; the gate of the power-off asks for it.
-attributes:
-  check_mode:
-    support: full
-    description: It only reads.
-  diff_mode:
-    support: none
-    description: It changes nothing.
 options:
-  item:
-    description: The item id of the host in the plan.
-    type: str
-    required: true
   items:
     description: The declarations of the host's items; filled in from the plan.
     type: list
@@ -30,9 +19,8 @@ options:
   profiles:
     description: Profiles of the products; filled in from the plan.
     type: dict
-  receipt:
-    description: Set by the collection's action plugin.
-    type: dict
+extends_documentation_fragment:
+  - sunset.crm.recorded
 author:
   - sunset.crm contributors
 """

@@ -17,10 +17,6 @@ description:
   - The former state is written to the host before anything is changed, so a run that was killed at any moment is
     finished by the same command, and O(state=restored) puts back exactly what was. What was off stays off.
 options:
-  item:
-    description: Identity of the plan's item.
-    type: str
-    required: true
   state:
     description: V(frozen) or V(restored).
     type: str
@@ -52,21 +48,13 @@ options:
     type: str
     choices: [fail, accept]
     default: fail
-  receipt:
-    description: Set by the collection's action plugin; without it the module refuses to act.
-    type: dict
-attributes:
-  check_mode:
-    description: Takes the same decision without acting.
-    support: full
-  diff_mode:
-    description: Returns before and after in the evidence instead.
-    support: none
 notes:
   - "A unit is kept off by a drop-in C(zz-sunset-scheduler.conf) that systemd reads last: it refuses manual starts and
     carries a condition that is never true. See it with C(systemctl cat)."
 seealso:
   - module: sunset.crm.service_state
+extends_documentation_fragment:
+  - sunset.crm.recorded
 author:
   - sunset.crm contributors
 """

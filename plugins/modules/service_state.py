@@ -15,10 +15,6 @@ description:
   - Refuses, before anything is touched, if stopping a unit would also stop an active unit that is not named.
   - O(state=started) puts back what was recorded, in the opposite order. What was off stays off.
 options:
-  item:
-    description: Identity of the plan's item.
-    type: str
-    required: true
   state:
     description: V(stopped) or V(started).
     type: str
@@ -55,16 +51,6 @@ options:
     type: str
     choices: [fail, accept]
     default: fail
-  receipt:
-    description: Set by the collection's action plugin; without it the module refuses to act.
-    type: dict
-attributes:
-  check_mode:
-    description: Takes the same decision without acting.
-    support: full
-  diff_mode:
-    description: Returns before and after in the evidence instead.
-    support: none
 notes:
   - "A unit is kept off by a drop-in C(zz-sunset-service.conf) that systemd reads last: it refuses manual starts and
     carries a condition that is never true. C(systemctl mask) would refuse units whose file lies in
@@ -72,6 +58,8 @@ notes:
   - A process that listens on one of the ports but belongs to another unit makes the module fail and is named.
 seealso:
   - module: sunset.crm.scheduler_state
+extends_documentation_fragment:
+  - sunset.crm.recorded
 author:
   - sunset.crm contributors
 """

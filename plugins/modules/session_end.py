@@ -13,10 +13,6 @@ description:
   - Success means that the table was counted again in a new connection and was empty.
   - This cannot be undone, and need not be. When the application is put back, people log in again.
 options:
-  item:
-    description: Identity of the plan's item.
-    type: str
-    required: true
   engine:
     description: The database server's kind.
     type: str
@@ -36,16 +32,8 @@ options:
   socket:
     description: Socket directory (PostgreSQL) or socket file (MariaDB), where it is not the client's default.
     type: path
-  receipt:
-    description: Set by the collection's action plugin; without it the module refuses to act.
-    type: dict
-attributes:
-  check_mode:
-    description: Takes the same decision without acting.
-    support: full
-  diff_mode:
-    description: Returns before and after in the evidence instead.
-    support: none
+extends_documentation_fragment:
+  - sunset.crm.recorded
 author:
   - sunset.crm contributors
 """

@@ -11,13 +11,6 @@ description:
   - Runs on an estate host as root. Adds or removes one line of C(authorized_keys) that ties the vault's pull key to a reader.
   - The reader gives out regular files of the named directories and nothing else. It cannot write, list or follow links.
   - Every other line of C(authorized_keys) stays as it is, byte for byte.
-attributes:
-  check_mode:
-    support: full
-    description: Takes the same decision and changes nothing.
-  diff_mode:
-    support: none
-    description: The result names the key's fingerprint and the directories.
 options:
   state:
     description: Whether the key may read.
@@ -43,13 +36,8 @@ options:
     description: Directory for the reader; made with mode 0700 and removed with the last key.
     type: path
     default: /var/lib/sunset-reader
-  item:
-    description: The item of the plan that this act belongs to.
-    type: str
-    required: true
-  receipt:
-    description: Filled in by the action plugin. Without it the module refuses.
-    type: dict
+extends_documentation_fragment:
+  - sunset.crm.recorded
 author:
   - sunset.crm contributors
 """

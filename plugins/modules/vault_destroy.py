@@ -15,33 +15,7 @@ description:
     with C(DESTROYED.json) beside them.
   - Overwriting is no guarantee on copy-on-write file systems, flash storage and snapshots, and copies of the wrapped files that
     custodians, other vaults or backups hold are not reached. The result says so.
-attributes:
-  check_mode:
-    support: full
-    description: Takes the same decision and changes nothing.
-  diff_mode:
-    support: none
-    description: Keys and ciphertext have no readable difference.
 options:
-  item:
-    description: The host of the package in the plan, such as V(host:db1).
-    type: str
-    required: true
-  root:
-    description: Directory of the vault that holds all packages. Filled in from the plan.
-    type: path
-    required: true
-  estate:
-    description: Name of the estate. Filled in from the plan.
-    type: str
-    required: true
-  package:
-    description: Name of the package. Filled in from the plan.
-    type: str
-    required: true
-  live_dir:
-    description: As in M(sunset.crm.vault_package).
-    type: path
   statement_sha256:
     description: Digest of the signed statement. Filled in by the action plugin, which has judged it.
     type: str
@@ -57,9 +31,9 @@ options:
   keys_identity_digest:
     description: Digest of the second identity, where the package has one.
     type: str
-  receipt:
-    description: Filled in by the action plugin. Without it the module refuses.
-    type: dict
+extends_documentation_fragment:
+  - sunset.crm.recorded
+  - sunset.crm.recorded.package
 author:
   - sunset.crm contributors
 """

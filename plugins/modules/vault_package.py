@@ -15,31 +15,12 @@ description:
   - C(sealed) turns the package into a BagIt 1.0 bag (RFC 8493) over the ciphertext and reads every byte of it again. The control
     node signs the tag manifest with its run key in the same act, and the signature is put beside it.
   - C(forgotten) destroys the identities and the pull key in the vault's memory. From then on only a custodian can open it.
-attributes:
-  check_mode:
-    support: full
-    description: Takes the same decision and changes nothing.
-  diff_mode:
-    support: none
-    description: Keys and ciphertext have no readable difference.
 options:
   state:
     description: What the package is to be.
     type: str
     choices: [open, sealed, forgotten]
     default: open
-  root:
-    description: Directory of the vault that holds all packages.
-    type: path
-    required: true
-  estate:
-    description: Name of the estate.
-    type: str
-    required: true
-  package:
-    description: Name of the package, which is the inventory name of the host.
-    type: str
-    required: true
   custodians:
     description: The people who can open the package later. Needed for O(state=open).
     type: list
@@ -54,11 +35,6 @@ options:
         description: The custodian's public age recipient, or an SSH public key.
         type: str
         required: true
-  live_dir:
-    description:
-      - Directory in memory for the identity and the pull key. Must be tmpfs.
-      - The default is C(/dev/shm/sunset-vault-<uid>).
-    type: path
   supersede:
     description:
       - With O(state=open), begin again although a sealed package exists. The sealed one is moved to C(abandoned/), not deleted.
@@ -96,13 +72,9 @@ options:
   keys_attestation_sha256:
     description: The same for the second identity, where the package has one.
     type: str
-  item:
-    description: The item of the plan that this act belongs to.
-    type: str
-    required: true
-  receipt:
-    description: Filled in by the action plugin. Without it the module refuses.
-    type: dict
+extends_documentation_fragment:
+  - sunset.crm.recorded
+  - sunset.crm.recorded.package
 author:
   - sunset.crm contributors
 """

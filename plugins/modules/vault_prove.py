@@ -15,29 +15,7 @@ description:
     is extracted. A SQLite copy is opened read-only and checked by SQLite's own C(integrity_check). An image's structure is checked; it is not started.
     Of virtual machines every artefact is compared by digest with what was read at the source; none is started.
   - Only the verdict V(equal) is success. V(different) and V(unknown) fail and say what was found.
-attributes:
-  check_mode:
-    support: full
-    description: Takes the same decision; restores nothing.
-  diff_mode:
-    support: none
-    description: The result lists the differences.
 options:
-  root:
-    description: Directory of the vault that holds all packages.
-    type: path
-    required: true
-  estate:
-    description: Name of the estate.
-    type: str
-    required: true
-  package:
-    description: Name of the package, which is the inventory name of the host.
-    type: str
-    required: true
-  live_dir:
-    description: As in M(sunset.crm.vault_package).
-    type: path
   proof:
     description: What kind of proof is made.
     type: str
@@ -83,13 +61,9 @@ options:
     description: Make the proof again although an equal one is on record for the same copy.
     type: bool
     default: false
-  item:
-    description: The data set, such as V(database:crm).
-    type: str
-    required: true
-  receipt:
-    description: Filled in by the action plugin. Without it the module refuses.
-    type: dict
+extends_documentation_fragment:
+  - sunset.crm.recorded
+  - sunset.crm.recorded.package
 author:
   - sunset.crm contributors
 """

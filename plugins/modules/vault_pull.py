@@ -17,29 +17,7 @@ description:
     ledger no longer names are removed.
   - A direct artefact was never staged, its source makes the stream for each vault anew and says at its end what it was. Such a
     transfer cannot go on where it was interrupted, it starts again.
-attributes:
-  check_mode:
-    support: full
-    description: Takes the same decision and changes nothing.
-  diff_mode:
-    support: none
-    description: The result names what is stored.
 options:
-  root:
-    description: Directory of the vault that holds all packages.
-    type: path
-    required: true
-  estate:
-    description: Name of the estate.
-    type: str
-    required: true
-  package:
-    description: Name of the package, which is the inventory name of the host.
-    type: str
-    required: true
-  live_dir:
-    description: As in M(sunset.crm.vault_package).
-    type: path
   source:
     description: How the vault reaches the host, with the host's pinned public key.
     type: dict
@@ -82,13 +60,9 @@ options:
     description: Seconds without a byte after which a transfer is given up.
     type: int
     default: 120
-  item:
-    description: The data set, such as V(database:crm). It names the folder inside the package.
-    type: str
-    required: true
-  receipt:
-    description: Filled in by the action plugin. Without it the module refuses.
-    type: dict
+extends_documentation_fragment:
+  - sunset.crm.recorded
+  - sunset.crm.recorded.package
 author:
   - sunset.crm contributors
 """

@@ -18,31 +18,9 @@ description:
   - The wrapped identities of the package never go there. They must be destroyed when the package is, and a lock would keep them.
   - A package that cannot be finished (a cut line, a kill) goes on where it was. Files that are there, equal and locked, stay.
     Of a big file the parts stay that are there.
-attributes:
-  check_mode:
-    support: full
-    description: Takes the same decision, reads what is there, and changes nothing. No probe is made.
-  diff_mode:
-    support: none
-    description: Ciphertext has no readable difference.
 requirements:
   - boto3 1.21 or later on the vault (Debian C(python3-boto3))
 options:
-  root:
-    description: Directory of the vault that holds all packages.
-    type: path
-    required: true
-  estate:
-    description: Name of the estate.
-    type: str
-    required: true
-  package:
-    description: Name of the package, which is the inventory name of the host.
-    type: str
-    required: true
-  live_dir:
-    description: Not used here; every vault module is told about it.
-    type: path
   again:
     description: Make the probes again, on a new canary, although answers for this bucket are on record.
     type: bool
@@ -96,13 +74,9 @@ options:
         description: Fail, before anything of the package is stored, if a probe does not hold.
         type: bool
         default: false
-  item:
-    description: The item of the plan that this act belongs to.
-    type: str
-    required: true
-  receipt:
-    description: Filled in by the action plugin. Without it the module refuses.
-    type: dict
+extends_documentation_fragment:
+  - sunset.crm.recorded
+  - sunset.crm.recorded.package
 author:
   - sunset.crm contributors
 """

@@ -17,10 +17,6 @@ description:
   - Success means that each probe was answered by the tombstone for GET and POST, and that no older worker of nginx is
     left that still serves requests under the former configuration.
 options:
-  item:
-    description: Identity of the plan's item.
-    type: str
-    required: true
   state:
     description: V(closed) or V(open).
     type: str
@@ -56,20 +52,12 @@ options:
     description: Seconds to wait until all requests under the former configuration have ended.
     type: int
     default: 120
-  receipt:
-    description: Set by the collection's action plugin; without it the module refuses to act.
-    type: dict
-attributes:
-  check_mode:
-    description: Takes the same decision without acting.
-    support: full
-  diff_mode:
-    description: Returns before and after in the evidence instead.
-    support: none
 notes:
   - An open site is asked with GET only; a POST is sent only where the tombstone has answered.
   - If the probes do not meet the tombstone after closing, the tombstone stays and the module fails. Closed is the
     safer side.
+extends_documentation_fragment:
+  - sunset.crm.recorded
 author:
   - sunset.crm contributors
 """

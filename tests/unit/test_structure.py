@@ -18,6 +18,7 @@ from typing import Any
 import pytest
 import yaml
 
+from ansible_collections.sunset.crm.plugins.doc_fragments.recorded import ModuleDocFragment
 from ansible_collections.sunset.crm.plugins.plugin_utils import filling, steps
 
 TOP = Path(__file__).parents[2]
@@ -49,7 +50,14 @@ KEYWORDS |= {"failed_when", "no_log", "become", "become_user", "check_mode", "ig
 
 
 def documentation(path: Path) -> dict[str, Any]:
-    return next(iter(_strings(path, "DOCUMENTATION")))
+    """The documentation of a module with the fragments that it extends, as ansible-doc shows it."""
+    found: dict[str, Any] = next(iter(_strings(path, "DOCUMENTATION")))
+    for name in found.get("extends_documentation_fragment", []):
+        part = yaml.safe_load(getattr(ModuleDocFragment, (name.split(".")[3:] or ["documentation"])[0].upper()))
+        assert name.startswith("sunset.crm.recorded")
+        for key in ("options", "attributes"):
+            found[key] = {**part.get(key, {}), **found.get(key, {})}
+    return found
 
 
 def _strings(path: Path, *names: str) -> Iterator[Any]:
