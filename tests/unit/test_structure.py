@@ -43,7 +43,7 @@ READ_ONLY = {
 }
 # Modules of ours that only read, or only write the estate's own folder on the control node.
 UNRECORDED = {"host_survey", "guest_survey", "plan_build", "report", "run_open", "run_close", "run_gate", "run_joined"}
-UNRECORDED |= {"vault_verify", "vault_probe", "host_idle", "machine_look", "disk_info", "media_plan"}
+UNRECORDED |= {"vault_verify", "vault_probe", "host_idle", "machine_look", "disk_info", "media_plan", "wipe_audit"}
 RECORDED = {path.stem for path in MODULES} - UNRECORDED
 KEYWORDS = {"name", "loop", "loop_control", "when", "register", "vars", "tags", "block", "rescue", "always", "run_once", "changed_when"}
 KEYWORDS |= {"failed_when", "no_log", "become", "become_user", "check_mode", "ignore_unreachable", "notify", "until", "retries", "delay"}
@@ -221,7 +221,8 @@ TRAVELLING = [
     *(
         path
         for path in MODULES
-        if path.stem not in UNRECORDED - {"host_survey", "vault_verify", "vault_probe", "host_idle", "machine_look", "disk_info"}
+        if path.stem
+        not in UNRECORDED - {"host_survey", "vault_verify", "vault_probe", "host_idle", "machine_look", "disk_info", "wipe_audit"}
     ),
     *sorted((TOP / "roles").glob("*/files/*.py")),
 ]

@@ -1,0 +1,98 @@
+# Copyright: sunset.crm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""A wiped medium is looked at again, from its certificate alone: is it that medium, and does it still hold what it was left with?
+
+Private to the collection. Valid for Python 3.6, standard library. Reads only.
+"""
+
+import os
+import subprocess
+from typing import Any, Dict, List, Optional, Tuple  # noqa: F401
+
+from ansible_collections.sunset.crm.plugins.module_utils import _device, _wipe_judge, _wipe_pass, _wipe_plan
+
+STREAM, ZEROS, GONE = "stream", "zeros", "gone"
+# What a medium was left with -> the pass that collects the places where it is otherwise.
+PASSES = {STREAM: _wipe_pass.VerifyPass, ZEROS: _wipe_pass.ZeroVerifyPass, GONE: _wipe_pass.SurvivorPass}
+SAME, CHANGED, REUSED, OTHER, UNKNOWN = "same", "changed", "reused", "another medium", "unknown"
+NOT_CONTRADICTED, CONTRADICTED = "not contradicted", "contradicted"
+
+
+def verdict(left, identity, differing, excused, units, unreadable, sign):
+    # type: (str, List[str], int, int, int, int, str) -> Tuple[str, str]
+    """The word for what was seen, and why.
+
+    left: what the certificate says the medium was left with; identity: lines in which it is not the certificate's; differing: units
+    that are not as they were left; excused: units among those that the certificate lists as bad; units: how many were looked at;
+    unreadable: how many of them could not be read; sign: a file system or table that a stock tool recognises.
+    """
+    if identity:
+        return OTHER, "; ".join(identity)
+    if not units or unreadable > excused:
+        return UNKNOWN, "%d of %d places could not be read" % (unreadable, units)
+    if left == GONE:
+        if differing:
+            return CONTRADICTED, "%d places hold what the purge is said to have removed" % differing
+        return (
+            NOT_CONTRADICTED,
+            "no keyed block has survived; what the purge left behind is not known, so nobody can see that it is still there",
+        )
+    if differing <= excused:
+        return SAME, "every place looked at is as it was left" + (", but for the bad places of the certificate" if differing else "")
+    if sign:
+        return REUSED, "%d of %d places differ, and there is %s on it" % (differing, units, sign)
+    if 2 * differing > units:
+        return REUSED, "%d of %d places differ" % (differing, units)
+    return CHANGED, "%d of %d places differ" % (differing, units)
+
+
+def within(places, ranges):
+    # type: (Any, List[List[int]]) -> int
+    """How many of the places (units of 4 KiB) lie in ranges [[start, end)]."""
+    return sum(1 for place in places if any(start < place + _wipe_plan.UNIT and place < end for start, end in ranges))
+
+
+def signature(device):
+    # type: (str) -> str
+    """What blkid recognises, in its own words; empty if nothing, or if there is no blkid."""
+    try:
+        argv = ["blkid", "-p", "-o", "value", "-s", "TYPE", "-s", "PTTYPE", device]
+        done = subprocess.run(argv, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, timeout=60)
+    except (OSError, subprocess.TimeoutExpired):
+        return ""
+    words = done.stdout.decode("ascii", "replace").split()
+    return "a signature of " + ", ".join(words) if done.returncode == 0 and words else ""
+
+
+def audit(device, identity, key, left, error_ranges, seed):
+    # type: (str, Dict[str, Any], bytes, str, List[List[int]], Optional[str]) -> Dict[str, Any]
+    """Look at the device. seed: of the sampling plan; None reads every byte. Raises OSError where it cannot be opened."""
+    fd = os.open(device, os.O_RDONLY | os.O_DIRECT | os.O_CLOEXEC | os.O_NONBLOCK)
+    try:
+        found = _device.identify(fd)
+        wrong = _device.compare_identity(identity, found)
+        facts = {"found": _device.public_identity(found), "left": left}  # type: Dict[str, Any]
+        if wrong:
+            word, why = verdict(left, wrong, 0, 0, 0, 0, "")
+            return dict(facts, verdict=word, why=why)
+        size = found["size"]
+        parts = _wipe_plan.pieces(size, seed) if seed else _wipe_plan.whole(size)
+        places = _wipe_plan.Places(parts, _wipe_pass.BLOCK)
+        work = PASSES[left](fd, key, size, places=places)
+        with _wipe_pass.Runner(work, 0, size, _wipe_pass.workers()) as runner:
+            while not runner.wait(1.0):
+                pass
+        same_at_end = not _device.compare_identity(identity, _device.identify(fd))
+    finally:
+        os.close(fd)
+    differing = len(work.mismatched)
+    excused = within(work.mismatched | work.unreadable, error_ranges)
+    sign = signature(device) if differing > excused else ""
+    gone = [] if same_at_end else ["it was exchanged while it was read"]
+    word, why = verdict(left, gone, differing, excused, places.units, len(work.unreadable), sign)
+    return dict(
+        facts, verdict=word, why=why, bytes_read=work.bytes_read, places=places.units, differing=differing,
+        unreadable=len(work.unreadable), differing_ranges=_wipe_judge.unit_ranges(work.mismatched, size)[: _wipe_judge.LISTED_RANGES],
+        sign=sign, plan=_wipe_plan.describe(parts, size, seed) if seed else {"name": "every byte", "bytes": size},
+    )  # fmt: skip
