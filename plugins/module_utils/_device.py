@@ -19,7 +19,7 @@ import os
 import re
 import stat
 import struct
-from typing import Any, Dict, List, Set, Union  # noqa: F401
+from typing import Any, Dict, List, Optional, Set, Union  # noqa: F401
 
 BLKROGET = 0x125E
 BLKFLSBUF = 0x1261
@@ -47,6 +47,14 @@ def _read(path):
             return handle.read(65536).decode("utf-8", "surrogateescape").strip("\0\n ")
     except (OSError, IOError):
         return None
+
+
+def _read_bytes(path):
+    try:
+        with open(path, "rb") as handle:
+            return handle.read(4096)
+    except (OSError, IOError):
+        return b""
 
 
 def _ioctl_number(fd, request, code):
@@ -122,6 +130,25 @@ def _loop_facts(fd, sysfs, facts, unknown):
     facts["direct_io"] = _read(sysfs + "/loop/dio") == "1"
 
 
+def serial_of_page_80(raw):
+    # type: (bytes) -> Optional[str]
+    """The serial number in the SCSI page 80h as the kernel keeps it: four bytes of head (the first is often zero), then text."""
+    if len(raw) < 4 or raw[1:2] != b"\x80":
+        return None
+    text = raw[4 : 4 + (bytearray(raw)[2] << 8 | bytearray(raw)[3])]
+    return text.decode("ascii", "replace").strip("\0 ") or None
+
+
+def _serial_on_usb(sysfs):
+    """The serial number of the USB device that a disk hangs on: the kernel reads no page 80h through USB."""
+    folder = sysfs
+    while "/usb" in folder:
+        folder = os.path.dirname(folder)
+        if os.path.exists(folder + "/idVendor"):
+            return _read(folder + "/serial") or None
+    return None
+
+
 def _disk_facts(sysfs, facts, unknown):
     """Thin for devices that are no loops: what sysfs says without asking the device."""
     for field, names in (
@@ -134,8 +161,7 @@ def _disk_facts(sysfs, facts, unknown):
         values = [value for value in (_read(sysfs + name) for name in names) if value]
         facts[field] = values[0] if values else None
     if not facts["serial"]:
-        page = _read(sysfs + "/device/vpd_pg80")
-        facts["serial"] = page[4:].strip() if page and len(page) > 4 else None
+        facts["serial"] = serial_of_page_80(_read_bytes(sysfs + "/device/vpd_pg80")) or _serial_on_usb(sysfs)
     for field in ("serial", "wwid", "model"):
         if not facts[field]:
             facts[field] = None
@@ -255,6 +281,23 @@ def public_identity(facts):
     # type: (Dict[str, Any]) -> Dict[str, Any]
     """The part of an identity that a plan, a ledger or a certificate keeps."""
     return {field: facts.get(field) for field in IDENTITY_FIELDS if facts.get(field) is not None}
+
+
+# --- a rescue system in RAM ---------------------------------------------------------------------------------------------
+
+RESCUE_MARKER = "/run/sunset-rescue.json"
+RAM_ROOTS = ("rootfs", "ramfs", "tmpfs")
+
+
+def in_rescue():
+    # type: () -> Dict[str, Any]
+    """Is this the collection's own rescue system? {verdict: yes | no, why}: its marker is there, and the root lies in RAM."""
+    kinds = [row[3] for row in parse_mountinfo(_read_all("/proc/self/mountinfo") or "") if row[2] == "/"]
+    if not kinds or kinds[-1] not in RAM_ROOTS:
+        return {"verdict": "no", "why": "the root file system is %s, expected one in RAM" % (kinds[-1] if kinds else "unknown")}
+    if not os.path.isfile(RESCUE_MARKER):
+        return {"verdict": "no", "why": "%s, which the rescue writes, is not there" % RESCUE_MARKER}
+    return {"verdict": "yes", "why": ""}
 
 
 # --- who uses it -----------------------------------------------------------------------------------------------------
@@ -454,7 +497,7 @@ def _below(number, seen):
 
 def running_root_devices():
     # type: () -> Dict[str, Any]
-    """Devices that carry the running system: {verdict: yes | unknown, numbers: [...], names: [...], why}.
+    """Devices that carry the running system: {verdict: yes | no | unknown, numbers: [...], names: [...], why}.
 
     Besides the root file system also what is mounted for the system from elsewhere, and all devices below. "unknown"
     when the root is no block device (a container): then only the kernel's exclusive open can tell.
@@ -467,5 +510,7 @@ def running_root_devices():
             _below(number, seen)
             root = root or (point == "/" and not number.startswith("0:"))
     names = [os.path.basename(os.path.realpath("/sys/dev/block/" + number)) for number in seen]
+    if not seen and in_rescue()["verdict"] == "yes":
+        return {"verdict": "no", "numbers": [], "names": [], "why": "this is a rescue system in RAM; no disk carries it"}
     why = "" if root else "the root file system of this machine does not lie on a block device that can be seen"
     return {"verdict": "yes" if root else "unknown", "numbers": sorted(seen), "names": sorted(names), "why": why}
