@@ -12,18 +12,20 @@ from typing import Any
 
 from ansible.errors import AnsibleConnectionFailure
 
-from ansible_collections.sunset.crm.plugins.plugin_utils import controllers, ledger, witness
+from ansible_collections.sunset.crm.plugins.plugin_utils import certify, controllers, ledger, orders, rescue, steps, witness
 from ansible_collections.sunset.crm.plugins.plugin_utils.account import Account
 from ansible_collections.sunset.crm.plugins.plugin_utils.arguments import checked
 from ansible_collections.sunset.crm.plugins.plugin_utils.controllers import Silent
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
 from ansible_collections.sunset.crm.plugins.plugin_utils.estate import Estate
+from ansible_collections.sunset.crm.plugins.plugin_utils.plan import Item
 from ansible_collections.sunset.crm.plugins.plugin_utils.powering import busy, how_it_ended, off_result, recorded_machine, shown
 from ansible_collections.sunset.crm.plugins.plugin_utils.recording import RecordedAction
 from ansible_collections.sunset.crm.plugins.plugin_utils.redfish import GOING_DOWN
+from ansible_collections.sunset.crm.plugins.plugin_utils.session import Session
 
 SPEC: dict[str, Any] = {
-    "state": {"type": "str", "required": True, "choices": ["off", "on"]},
+    "state": {"type": "str", "required": True, "choices": ["off", "on", "woken", "ended"]},
     "witness": {"type": "raw", "required": True},
     "timeout": {"type": "float", "default": 300},
     "silence_seconds": {"type": "float", "default": 20},
@@ -70,7 +72,8 @@ class ActionModule(RecordedAction):
                 one.setdefault("seconds", options["silence_seconds"])
         account = Account(self.name, options["item"])
         # The idle look belongs to the act itself and to a rehearsal of it, not to the reading of what was there before.
-        looking = (args.get("receipt") or {}).get("intent") != "observed"
+        # In a rescue nothing runs that could be asked.
+        looking = (args.get("receipt") or {}).get("intent") != "observed" and options["state"] != "ended"
         watch = witness.Watch(outside, options["timeout"] + witness.PATIENCE)
         try:
             with watch:
@@ -81,16 +84,36 @@ class ActionModule(RecordedAction):
                         f"{options['item']}: its witness ({reading['kind']}) cannot say whether it is on or off: {_why(reading)}. "
                         "Nothing was changed. Mend the witness in the inventory (sunset_power), or wait until it answers."
                     )
-                if options["state"] == "off":
+                if options["state"] in ("off", "ended"):
                     return self._off(options, watch, reading, account, task_vars, check, looking)
                 expected = options["machine_id"]
                 if not expected:
                     book = Estate.at(task_vars.get("sunset_estate_dir")).ledger_file
                     expected = recorded_machine(ledger.read(book), options["item"])
-                return self._on(options, watch, reading, account, expected, check)
+                return self._on(options, watch, reading, account, expected, check, task_vars)
         finally:
             for complaint in watch.left:
                 self._display.warning(f"{options['item']}: {complaint}; it ends there by itself")
+
+    def before_act(self, session: Session, step: steps.Step, item: Item) -> None:
+        """The evidence of a wipe from within lies in the rescue's memory: it ends only when the certificates are written."""
+        if step.value != "ended":
+            return
+        lacks = [
+            medium["id"]
+            for medium in session.plan.wiped_from_within(item["host"])
+            if not orders.excuse(medium, session.words, session.insiders)
+            and ((seen := session.view.get(medium["id"], "wipe")) is None or certify.written(session.estate, medium, seen) is None)
+        ]
+        if lacks:
+            raise Refusal(f"{item['id']} stays up: the certificate of {', '.join(lacks)} is not written. Run playbooks/wipe.yml again.")
+
+    def conclude(self, session: Session, item: Item) -> dict[str, Any]:
+        """A rescue's keys end with its host."""
+        keys = rescue.Keys.of(session.estate, item["id"], make=False)
+        if keys is not None and session.view.value(item["id"], "wake") == "ended":
+            keys.forget(session.estate, item["id"])
+        return {}
 
     # --- off
 
@@ -314,6 +337,7 @@ class ActionModule(RecordedAction):
         account: Account,
         expected: str,
         check: bool,
+        task_vars: dict[str, Any],
     ) -> dict[str, Any]:
         item, was_off = options["item"], reading["power"] == "off"
         if check:
@@ -324,7 +348,8 @@ class ActionModule(RecordedAction):
         if was_off:
             through = witness.switch_on(watch.witnesses)
             account.did(did="switched on", through=through)
-        identity = self._wait_for_identity(start + options["timeout"])
+        keys = rescue.Keys.of(Estate.at(task_vars.get("sunset_estate_dir")), item, make=False) if options["state"] == "woken" else None
+        identity = self._wait_for_identity(start + options["timeout"], keys)
         reading = watch.look()
         account.after = {"witness": reading, "identity": identity}
         result = {"power": reading["power"], "proof": reading["kind"], "seconds": round(time.monotonic() - start, 2), **identity}
@@ -352,9 +377,17 @@ class ActionModule(RecordedAction):
             )
         return account.done(was_off, "yes", result)
 
-    def _wait_for_identity(self, deadline: float) -> dict[str, str]:
+    def _in_rescue(self, keys: rescue.Keys | None) -> dict[str, str]:
+        """A host that an earlier run has brought into its rescue lets nobody in by the old key."""
+        if keys is None:
+            return {}
+        with rescue.way_in(self._connection, keys) as reach:
+            found, _why = rescue.look(reach, 20)
+        return {name: str(found.get(name, "")) for name in ("machine_id", "boot_id")} if found else {}
+
+    def _wait_for_identity(self, deadline: float, keys: rescue.Keys | None = None) -> dict[str, str]:
         while True:
-            identity = self._identity()
+            identity = self._identity() or self._in_rescue(keys)
             if identity or time.monotonic() >= deadline:
                 return identity
             with contextlib.suppress(Exception):

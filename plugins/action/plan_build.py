@@ -128,6 +128,7 @@ class ActionModule(ControlAction):
             "wave": str(variables["sunset_wave"]),
             "power": power,
             "items": plain(variables["sunset_items"]),
+            "rescue": plain(variables.get("sunset_rescue") or {}),
             "survey": found,
             "profiles": plain(variables.get("survey_profiles") or {}),
             "guest": self._guest(name, variables),

@@ -54,4 +54,6 @@ class ActionModule(ControlAction):
 
 def _own_order(item: dict[str, Any], lack: gates.Missing, step: steps.Step) -> bool:
     """What this very phase does first, tier by tier, is no reason to stop before it."""
+    if step.aspect == "wipe":
+        return lack.what == gates.NOT_IN_RESCUE
     return step.aspect == "power" and lack.item.startswith("host:") and "(power)" in lack.what

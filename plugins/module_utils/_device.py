@@ -283,6 +283,23 @@ def public_identity(facts):
     return {field: facts.get(field) for field in IDENTITY_FIELDS if facts.get(field) is not None}
 
 
+# --- a rescue system in RAM ---------------------------------------------------------------------------------------------
+
+RESCUE_MARKER = "/run/sunset-rescue.json"
+RAM_ROOTS = ("rootfs", "ramfs", "tmpfs")
+
+
+def in_rescue():
+    # type: () -> Dict[str, Any]
+    """Is this the collection's own rescue system? {verdict: yes | no, why}: its marker is there, and the root lies in RAM."""
+    kinds = [row[3] for row in parse_mountinfo(_read_all("/proc/self/mountinfo") or "") if row[2] == "/"]
+    if not kinds or kinds[-1] not in RAM_ROOTS:
+        return {"verdict": "no", "why": "the root file system is %s, expected one in RAM" % (kinds[-1] if kinds else "unknown")}
+    if not os.path.isfile(RESCUE_MARKER):
+        return {"verdict": "no", "why": "%s, which the rescue writes, is not there" % RESCUE_MARKER}
+    return {"verdict": "yes", "why": ""}
+
+
 # --- who uses it -----------------------------------------------------------------------------------------------------
 
 
@@ -480,7 +497,7 @@ def _below(number, seen):
 
 def running_root_devices():
     # type: () -> Dict[str, Any]
-    """Devices that carry the running system: {verdict: yes | unknown, numbers: [...], names: [...], why}.
+    """Devices that carry the running system: {verdict: yes | no | unknown, numbers: [...], names: [...], why}.
 
     Besides the root file system also what is mounted for the system from elsewhere, and all devices below. "unknown"
     when the root is no block device (a container): then only the kernel's exclusive open can tell.
@@ -493,5 +510,7 @@ def running_root_devices():
             _below(number, seen)
             root = root or (point == "/" and not number.startswith("0:"))
     names = [os.path.basename(os.path.realpath("/sys/dev/block/" + number)) for number in seen]
+    if not seen and in_rescue()["verdict"] == "yes":
+        return {"verdict": "no", "numbers": [], "names": [], "why": "this is a rescue system in RAM; no disk carries it"}
     why = "" if root else "the root file system of this machine does not lie on a block device that can be seen"
     return {"verdict": "yes" if root else "unknown", "numbers": sorted(seen), "names": sorted(names), "why": why}

@@ -20,9 +20,14 @@ description:
     checks that it is the same machine.
 options:
   state:
-    description: What the power is to be. Quote it, YAML takes both words for booleans.
+    description:
+      - What the power is to be. Quote V(off) and V(on), YAML takes both words for booleans.
+      - V(woken) is V(on), of a host that was shut down and is to wipe its own disks. It takes nothing of what was proven away, and the
+        gate wants everything that the wipe wants.
+      - V(ended) is V(off), of such a host after its wipe. It stays up until each of its media is seen wiped, the certificates are
+        written, and the ledger has reached the vaults.
     type: str
-    choices: ['off', 'on']
+    choices: ['off', 'on', woken, ended]
     required: true
   witness:
     description:

@@ -92,6 +92,12 @@ options:
     type: str
     choices: [stream, zeros]
     default: stream
+  in_rescue:
+    description:
+      - The device is one of the host's own, and may be the one that it was started from. Refused anywhere but in the rescue system of
+        M(sunset.crm.rescue_boot), where no disk carries the running system. Set by the action plugin from the plan (C(way) is C(kexec)).
+    type: bool
+    default: false
   rate:
     description: Upper limit in bytes a second for writing and for reading. V(0) is no limit.
     type: int
@@ -358,6 +364,10 @@ def observe(params, job, key):
         held = _device.blocking_holders(_device.holders(params["device"]))
     root, waiver = _device.running_root_devices(), bool(params["identity_waiver"])
     refusals = _wipe_judge.refusals(params["identity"], found, held, root, params["protected"], waiver)
+    if params["in_rescue"]:
+        place = _device.in_rescue()
+        if place["verdict"] != "yes":
+            refusals.append("it is to be wiped from within, and this is not the host's rescue system: %s" % place["why"])
     technique = params["technique"]
     if technique != OVERWRITE and status["state"] in ("absent", "done") and not refusals:
         refusals = _wipe_purge.refusals(params["device"], technique, found)
@@ -449,6 +459,7 @@ def main():
             "technique": {"type": "str", "default": OVERWRITE},
             "verify": {"type": "str", "choices": ["full", "sample"]},
             "final": {"type": "str", "choices": ["stream", "zeros"], "default": "stream"},
+            "in_rescue": {"type": "bool", "default": False},
             "rate": {"type": "int", "default": 0},
             "wait": {"type": "int", "default": 172800},
             "state_directory": {"type": "path", "default": "/var/lib/sunset-crm/wipe"},

@@ -128,8 +128,13 @@ def unsound(estate: Estate, path: Path) -> str:
 
 
 def excuses(plan: Plan, words: Statements, insiders: Collection[str] = ()) -> dict[str, str]:
-    """Medium -> how a person accounts for it; those that nobody accounts for are not there."""
-    return {item["id"]: word for item in plan.of("medium") if (word := orders.excuse(item, words, insiders))}
+    """Medium -> how a person accounts for it; those that nobody accounts for are not there. A host that was to wipe none but such is too."""
+    found = {item["id"]: word for item in plan.of("medium") if (word := orders.excuse(item, words, insiders))}
+    for host in plan.of("host"):
+        media = plan.wiped_from_within(host["host"])
+        if media and all(medium["id"] in found for medium in media):
+            found[host["id"]] = "nothing is left for which it would be woken"
+    return found
 
 
 def authorised(statements: list[Statement], seen: Seen, item: Item) -> dict[str, Any]:

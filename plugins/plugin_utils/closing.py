@@ -38,7 +38,7 @@ def row(item: Item, plan: Plan, view: View, phase: str, excuse: str = "") -> Row
     if item["kind"] == "medium":
         return _medium(item, view, excuse, owed=phase == "wipe")
     if item["kind"] == "host":
-        return _host(item, view)
+        return _woken(item, plan, view, excuse) if phase == "wipe" else _host(item, view)
     if item["kind"] in ("database", "filestore"):
         return _data_set(item, plan, view)
     return _running(item, plan, view)
@@ -127,6 +127,19 @@ def _host(item: Item, view: View) -> Row:
         if seen.result.get("stays_off") == "no":
             done += ", comes back when its mains do"
     return _made(item, done if off else "not seen to be off", f"seen by its outside witness ({kind})" if off else "-", seen, off)
+
+
+def _woken(item: Item, plan: Plan, view: View, excuse: str) -> Row:
+    """A host that wiped its own disks owes its end as well; the others have been off since the shutdown."""
+    if not plan.wiped_from_within(item["host"]):
+        return _host(item, view)
+    seen = view.get(item["id"], "wake")
+    ended = seen is not None and seen.value == "ended"
+    if excuse and seen is None:
+        return _made(item, excuse, "a person's signed word", seen, True)
+    done = {None: "not woken for the wipe yet", "woken": "woken for the wipe, still on"}.get(seen.value if seen else None, "off for good")
+    proof = f"seen by its outside witness ({seen.result.get('proof', 'unknown')})" if seen and ended else "-"
+    return _made(item, done, proof, seen, ended)
 
 
 def _medium(item: Item, view: View, excuse: str, *, owed: bool) -> Row:

@@ -100,6 +100,9 @@ class Estate:
             temporary.unlink()
         return path.read_text(encoding="ascii").strip()
 
+    def forget_secret(self, name: str) -> None:
+        (self.root / "secrets" / _plain(name)).unlink(missing_ok=True)
+
     def sign_head(self) -> dict[str, Any]:
         """Sign the ledger's current head with the run key; the files lie beside the ledger."""
         signatures.create_key(self.run_key, "sunset.crm run key")

@@ -15,7 +15,7 @@ from typing import Any
 from ansible_collections.sunset.crm.plugins.module_utils import _wipe_firmware
 from ansible_collections.sunset.crm.plugins.plugin_utils import guest_sets
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
-from ansible_collections.sunset.crm.plugins.plugin_utils.plan import DATA_SETS, Item, Plan
+from ansible_collections.sunset.crm.plugins.plugin_utils.plan import DATA_SETS, Item, Plan, from_within
 from ansible_collections.sunset.crm.plugins.plugin_utils.steps import Step
 from ansible_collections.sunset.crm.plugins.plugin_utils.view import View
 
@@ -63,6 +63,7 @@ KINDS = {
     "vault_pull": DATA_SETS,
     "vault_prove": DATA_SETS,
     "media_wipe": ("medium",),
+    "rescue_boot": ("host",),
 }
 
 # Modules whose way back needs what was found before; the others keep it beside the thing itself or need nothing.
@@ -300,7 +301,17 @@ def _media_wipe(item: Item, plan: Plan, view: View, vault: str) -> Options:
         "technique": technique,
         "verify": wipe.get("verify", "full" if technique == _wipe_firmware.OVERWRITE else "sample"),
         "final": wipe.get("final", "stream"),
+        **({"in_rescue": True} if from_within(item) else {}),
     }
+
+
+def _rescue_boot(item: Item, plan: Plan, view: View, vault: str) -> Options:
+    """What must not be awake there, and how its rescue's kernel is to be started."""
+    services = [service for other in plan.of("application", host=item["host"]) for service in other["expects"].get("services", [])]
+    for base in plan.of("database", host=item["host"]):
+        if base["expects"].get("unit"):
+            services.append({"unit": base["expects"]["unit"], "ports": [base["expects"]["port"]] if base["expects"].get("port") else []})
+    return {"services": services, "kernel_arguments": item["expects"].get("rescue", {}).get("kernel_arguments", [])}
 
 
 _FILL = {
@@ -323,4 +334,5 @@ _FILL = {
     "vault_prove": _vault_prove,
     "vault_shelf": _vault_shelf,
     "media_wipe": _media_wipe,
+    "rescue_boot": _rescue_boot,
 }

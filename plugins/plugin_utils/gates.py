@@ -15,14 +15,16 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from ansible_collections.sunset.crm.plugins.plugin_utils import packages
-from ansible_collections.sunset.crm.plugins.plugin_utils.plan import DATA_SETS, RUNNING, SETS, Item, Plan
+from ansible_collections.sunset.crm.plugins.plugin_utils import orders, packages
+from ansible_collections.sunset.crm.plugins.plugin_utils.plan import DATA_SETS, RUNNING, SETS, Item, Plan, from_within
 from ansible_collections.sunset.crm.plugins.plugin_utils.statements import Statement, Statements, covers, expired, moment
 from ansible_collections.sunset.crm.plugins.plugin_utils.steps import Step
 from ansible_collections.sunset.crm.plugins.plugin_utils.view import View
 
 SHUTDOWN = "playbooks/shutdown.yml"
 SURVEY = "playbooks/survey.yml"
+WIPE = "ansible-playbook playbooks/wipe.yml"
+NOT_IN_RESCUE = "not seen to be in its rescue since it was woken"
 
 
 @dataclass(frozen=True)
@@ -470,6 +472,47 @@ def _grace(item: Item, context: Context, hosts: list[str]) -> list[Missing]:
 
 
 def _wipe(item: Item, context: Context, vault: str) -> list[Missing]:
+    """At a station nothing more; from within, its host must have been seen in the rescue since it was woken."""
+    found = _ready(item, context)
+    if from_within(item):
+        found += _in_rescue(f"host:{item['wipe']['host']}", context)
+    return found
+
+
+def _in_rescue(host: str, context: Context) -> list[Missing]:
+    woken, rescue = context.view.get(host, "wake"), context.view.get(host, "rescue")
+    if woken is not None and woken.value == "woken" and rescue is not None and rescue.number > woken.number:
+        return []
+    return [Missing(host, NOT_IN_RESCUE, WIPE)]
+
+
+def _wake(item: Item, context: Context, vault: str) -> list[Missing]:
+    """A host that was off is on again for the wipe alone: when every medium that it is to wipe may be wiped at once."""
+    media = [medium for medium in context.plan.wiped_from_within(item["host"]) if not _disposed(medium, context)]
+    if not media:
+        return [Missing(item["id"], "no medium of it is to be wiped from within (way: kexec)", "wipe its media at the station")]
+    # One that is wiped asks for nothing more: its authorisation may have run out since, and the host still has to end.
+    left = [medium for medium in media if context.view.value(medium["id"], "wipe") != "wiped"]
+    return list(dict.fromkeys(lack for medium in left for lack in _ready(medium, context)))
+
+
+def _rescue(item: Item, context: Context, vault: str) -> list[Missing]:
+    return _wake(item, context, vault) + _need(item["id"], "wake", "woken", context, WIPE)
+
+
+def _disposed(medium: Item, context: Context) -> bool:
+    """Whether a person has accounted for a medium that could not be wiped: it holds nothing up any more."""
+    return bool(orders.excuse(medium, context.statements, (context.operator, context.login) if context.plan.dual else ()))
+
+
+def _ended(item: Item, context: Context, vault: str) -> list[Missing]:
+    """Off for good only when every medium that it was woken for is seen wiped: until then it stays up and can be asked."""
+    media = [medium for medium in context.plan.wiped_from_within(item["host"]) if not _disposed(medium, context)]
+    return [lack for medium in media for lack in _need(medium["id"], "wipe", "wiped", context, WIPE)]
+
+
+def _ready(item: Item, context: Context) -> list[Missing]:
+    """What must hold before a medium is wiped, whoever does it."""
     plan, view = context.plan, context.view
     data_sets = plan.carried_by(item["id"])
     hosts = plan.media_hosts(item)
@@ -566,5 +609,8 @@ RULES: dict[tuple[str, str], Callable[[Item, Context, str], list[Missing]]] = {
     ("power", "off"): _power,
     ("boot", "rescue"): _boot,
     ("boot", "usual"): _first,
+    ("wake", "woken"): _wake,
+    ("rescue", "entered"): _rescue,
     ("wipe", "wiped"): _wipe,
+    ("wake", "ended"): _ended,
 }

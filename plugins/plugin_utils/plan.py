@@ -28,6 +28,8 @@ DATA_SETS = ("database", "filestore", "container", "guest")
 RUNNING = ("application", "container", "guest")
 # Sets of things that one engine runs: its containers, or the virtual machines of a hypervisor or cluster.
 SETS = ("container", "guest")
+# How a medium is wiped: taken out, at a station; or from within, by its own host in a rescue system that it boots by kexec.
+WAYS = ("station", "kexec")
 FIELDS = ("id", "kind", "wave", "host", "identity", "stands_on", "expects")
 
 Item = dict[str, Any]
@@ -106,6 +108,10 @@ class Plan:
         """The data sets that lie on this medium."""
         return [item for item in self.of(*DATA_SETS) if medium_id in item.get("media", [])]
 
+    def wiped_from_within(self, host: str) -> list[Item]:
+        """The media of this host that are wiped by the host itself, from a rescue system in its memory."""
+        return [medium for medium in self.of("medium", host=host) if from_within(medium)]
+
     def hosts_before(self, host: str) -> list[str]:
         """Hosts that must be off before this one: something on them stands on something of this host."""
         here = {item["id"] for item in self.items.values() if item["host"] == host and item["kind"] != "medium"}
@@ -144,6 +150,11 @@ def load(path: Path) -> Plan:
         return parse(path.read_bytes())
     except FileNotFoundError:
         raise Refusal(f"there is no plan at {path}; run playbooks/survey.yml first") from None
+
+
+def from_within(medium: Item) -> bool:
+    """Whether the host itself wipes this medium (kexec into a rescue system); else a station does."""
+    return bool(medium["wipe"].get("way") == "kexec")
 
 
 def subject(item: Item) -> str:
@@ -194,6 +205,8 @@ def _item_faults(item: Item, ids: set[str], waves: list[str]) -> list[str]:
     wrong += [f"{name} lies on {medium}, which is no medium" for medium in item.get("media", []) if not medium.startswith("medium:")]
     if item.get("kind") in ("database", "filestore") and not item.get("media") and not _elsewhere(item):
         wrong.append(f"{name} lies on no known medium")
+    if item["kind"] == "medium":
+        wrong += _way_faults(item)
     if not name.startswith(f"{item['kind']}:") or (item["kind"] == "host" and name != f"host:{item['host']}"):
         wrong.append(f"{name} is not named after its kind {item['kind']!r}" + (" and host" if item["kind"] == "host" else ""))
     within = item["expects"].get("reach") or {}
@@ -204,6 +217,16 @@ def _item_faults(item: Item, ids: set[str], waves: list[str]) -> list[str]:
     if item["kind"] == "application" and not any(item["expects"].get(part) for part in ("schedulers", "web", "services")):
         wrong.append(f"{name} declares nothing to freeze or stop (schedulers, web, services), so nothing could show that it is down")
     return wrong
+
+
+def _way_faults(item: Item) -> list[str]:
+    """Who wipes a medium: a station that is named, or the very host that it is in."""
+    way, where = item["wipe"].get("way", "station"), item["wipe"].get("host")
+    if way not in WAYS:
+        return [f"{item['id']} is to be wiped by {way!r} (known: {', '.join(WAYS)})"]
+    if way == "kexec" and where != item["host"]:
+        return [f"{item['id']} is to be wiped from within (kexec), by {where}; only its own host {item['host']} can do that"]
+    return []
 
 
 def _elsewhere(item: Item) -> bool:

@@ -17,10 +17,10 @@ from ansible.plugins.action import ActionBase
 
 from ansible_collections.sunset.crm.plugins.module_utils._canonical import digest
 from ansible_collections.sunset.crm.plugins.module_utils._recorded import VISIT, make_receipt
-from ansible_collections.sunset.crm.plugins.plugin_utils import filling, gates, ledger, orders, steps
+from ansible_collections.sunset.crm.plugins.plugin_utils import filling, gates, ledger, orders, rescue, steps
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
 from ansible_collections.sunset.crm.plugins.plugin_utils.estate import Estate
-from ansible_collections.sunset.crm.plugins.plugin_utils.plan import Item, subject
+from ansible_collections.sunset.crm.plugins.plugin_utils.plan import Item, from_within, subject
 from ansible_collections.sunset.crm.plugins.plugin_utils.progress import words
 from ansible_collections.sunset.crm.plugins.plugin_utils.session import Session
 from ansible_collections.sunset.crm.plugins.plugin_utils.view import Seen
@@ -28,8 +28,8 @@ from ansible_collections.sunset.crm.plugins.plugin_utils.witness import read as 
 
 # What a resume puts back: the state found before the first act is recorded with the intent, so that a kill cannot lose it.
 REVERSIBLE = ("scheduler", "web", "service", "guest", "power")
-# In check mode these cannot look at a world that does not exist yet (a package, a staged dump); their end is predicted.
-PREDICTED = ("package", "access", "copy", "proof", "shelf")
+# In check mode these cannot look at a world that does not exist yet (a package, a staged dump, a host in its rescue); their end is predicted.
+PREDICTED = ("package", "access", "copy", "proof", "shelf", "rescue")
 
 
 # Seconds after which a person is told how far a long step is, and from then on how often.
@@ -78,6 +78,9 @@ class RecordedAction(ActionBase):
         """What follows from a step that was recorded as failed (a destruction order); merged into the result. entry: its ledger line."""
         return {}
 
+    def before_act(self, session: Session, step: steps.Step, item: Item) -> None:
+        """A last look that only this step knows of. Raises Refusal; nothing was done and no intent is written by then."""
+
     # --- one step ---
 
     def _step(self, task_vars: dict[str, Any]) -> dict[str, Any]:
@@ -104,7 +107,7 @@ class RecordedAction(ActionBase):
         _right_host(step, item, host, session)
         # A wrong address or a stale name would let the module act on, and speak of, another machine.
         known = session.plan.items.get(f"host:{host}", {}).get("identity", {})
-        self._machine = str(known.get("machine_id", "")) if step.where == steps.ESTATE else ""
+        self._machine = str(known.get("machine_id", "")) if step.where in (steps.ESTATE, steps.STATION) else ""
         lock = f"{item['id']}@{vault}" if vault else item["id"]
         with contextlib.nullcontext() if session.check else session.estate.item_lock(lock):
             session.refresh()
@@ -131,7 +134,7 @@ class RecordedAction(ActionBase):
         if step.irreversible:
             filled.update(session.irreversible_options(item))
         filled.update(gates.said(step, item, session.context(), vault))
-        if check and step.aspect in PREDICTED:
+        if check and (step.aspect in PREDICTED or (step.aspect == "wipe" and from_within(item))):
             session.predict(step, item, vault, {"changed": True})
             return {"changed": True, "msg": f"would be done: {step.aspect} {step.value}"}
         if check:
@@ -157,7 +160,8 @@ class RecordedAction(ActionBase):
             "irreversible": step.irreversible,
             "about": session.about(step, item, vault),
         }
-        if step.irreversible or step.final:
+        self.before_act(session, step, item)
+        if step.irreversible or step.final or step.hands_over:
             session.copy_out(required=True)
         former: dict[str, Any] = {}
         done: dict[str, Any] | None = None
@@ -290,7 +294,9 @@ def _from_ledger(session: Session, step: steps.Step, item: Item, vault: str, set
         return {"changed": False, "msg": f"{item['id']}: {why}"}
     if step.irreversible and settled is None and (word := orders.excuse(item, session.words, session.insiders)):
         return {"changed": False, "msg": f"{item['id']}: {word}"}
-    if step.back or step.aspect in ("power", "boot") or step.where in (steps.VAULT, steps.STATION):
+    if (over := rescue.over(session, step, item)) is not None:
+        return over
+    if step.back or step.aspect in ("power", "boot", "wake", "rescue") or step.where in (steps.VAULT, steps.STATION):
         return None
     where = item["host"]
     if step.aspect == "session":

@@ -10,7 +10,7 @@ from typing import Any
 
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
 from ansible_collections.sunset.crm.plugins.plugin_utils.gates import proofs_required
-from ansible_collections.sunset.crm.plugins.plugin_utils.plan import DATA_SETS, SETS, Item, Plan
+from ansible_collections.sunset.crm.plugins.plugin_utils.plan import DATA_SETS, SETS, Item, Plan, from_within
 from ansible_collections.sunset.crm.plugins.plugin_utils.view import View
 
 PHASES = ("shutdown", "wipe", "resume", "expire")
@@ -79,7 +79,7 @@ LATE = (
 
 
 def members(plan: Plan, waves: list[str], without: Collection[str] = (), phase: str = "shutdown") -> list[dict[str, Any]]:
-    """For each machine of the run: its name, its place (estate, vault or station) and the ids of its items by kind.
+    """For each machine of the run: its name, its place (estate, vault, station or rescue) and the ids of its items by kind.
 
     items: what it does; late: what it does, in a shutdown, after the hosts that run inside guests are off.
     without: vaults that do not answer; they get no work in this run.
@@ -97,7 +97,12 @@ def members(plan: Plan, waves: list[str], without: Collection[str] = (), phase: 
         if item["wave"] not in waves:
             continue
         if item["kind"] == "medium":
-            add(item["wipe"]["host"], "station", "medium", item["id"])
+            if not from_within(item):
+                add(item["wipe"]["host"], "station", "medium", item["id"])
+                continue
+            add(item["host"], "rescue", "rescue_medium", item["id"])
+            if f"host:{item['host']}" not in found[item["host"], "rescue"].get("rescue", []):
+                add(item["host"], "rescue", "rescue", f"host:{item['host']}")
             continue
         for kind in _work(item, plan):
             add(item["host"], "estate", kind, item["id"])

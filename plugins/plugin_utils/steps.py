@@ -33,6 +33,8 @@ class Step:
     irreversible: bool = False
     # Destroys a copy for good: the ledger must have reached the vaults before.
     final: bool = False
+    # Ends the last place that could still say something: the ledger must have reached the vaults before.
+    hands_over: bool = False
 
     def key(self, vault: str) -> str:
         """The name of the aspect in the ledger."""
@@ -73,6 +75,10 @@ STEPS = (
     Step("host_boot", "rescue", "boot", "rescue", "wipe", CONTROL),
     Step("host_boot", "usual", "boot", "usual", "wipe", CONTROL),
     Step("vault_package", "forgotten", "package", "forgotten", "wipe", VAULT, per_vault=True),
+    # A host whose disks are wiped from within: on again for that alone, in RAM, and off for good.
+    Step("host_power", "woken", "wake", "woken", "wipe", CONTROL),
+    Step("rescue_boot", None, "rescue", "entered", "wipe"),
+    Step("host_power", "ended", "wake", "ended", "wipe", CONTROL, hands_over=True),
     Step("vault_destroy", None, "package", "destroyed", "expire", VAULT, per_vault=True, final=True),
     Step("media_wipe", None, "wipe", "wiped", "wipe", STATION, irreversible=True),
 )

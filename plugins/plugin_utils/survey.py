@@ -91,6 +91,7 @@ def _host(host: str, facts: Facts, survey: Facts) -> Facts:
             **({"rescue_boot": facts["rescue_boot"]} if facts.get("rescue_boot") else {}),
             # By which its management controller is known to be its own.
             **({"board": survey["machine"]["board"]} if (survey.get("machine") or {}).get("board") else {}),
+            **({"rescue": facts["rescue"]} if facts.get("rescue") else {}),
         },
     }
 
@@ -123,7 +124,7 @@ def _declared(host: str, facts: Facts, declared: Facts, survey: Facts, lacks: li
     if declared["kind"] in DATA_SETS:
         item["_media"] = seen.get("media", [])
     if declared["kind"] == "medium":
-        item["wipe"] = declared["wipe"]
+        item["wipe"] = {**({"host": host} if declared["wipe"].get("way") == "kexec" else {}), **declared["wipe"]}
         for key, value in declared.get("identity", {}).items():
             if key in MEDIUM_KEYS and item["identity"].get(key) != value:
                 lacks.append(f"{item_id} on {host}: {key} is {item['identity'].get(key)!r}, the inventory expects {value!r}")

@@ -210,6 +210,9 @@ def test_every_option_is_the_tasks_or_the_plans(module: str) -> None:
     known |= {"stream_key", "authorisation_sha256", "identity_waiver", "attestation_sha256", "keys_attestation_sha256"}
     known |= {"idle_waiver"}
     known |= {"retention", "signature", "statement_sha256", "tagmanifest_sha256", "identity_digest", "keys_identity_digest"}
+    known |= {"marker", "host_key", "authorized_key"}
+    # Only of a medium that its own host wipes.
+    known |= {"in_rescue"}
     # Stay at their defaults unless the plan's declaration says otherwise; a task cannot set them.
     fixed = {
         "vault_package": {"live_dir"},
@@ -218,6 +221,7 @@ def test_every_option_is_the_tasks_or_the_plans(module: str) -> None:
         "vault_prove": {"live_dir", "scratch"},
         "vault_shelf": {"live_dir"},
         "host_power": {"silence_seconds"},
+        "rescue_boot": {"directory"},
     }
     assert options - known - fixed.get(module, set()) == set()
     assert not set(filling.options(step, plan.items[kinds[filling.KINDS[module][0]]], plan, BOOK.view(), "vault1")) - options

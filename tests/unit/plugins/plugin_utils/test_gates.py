@@ -322,7 +322,7 @@ def random_step(dice: random.Random, book: Book) -> None:
         "filestore_archive": ("filestore",), "host_look": ("host",), "host_power": ("host",), "host_boot": ("host",), "vault_package": ("host",), "vault_access": ("host",),
         "vault_destroy": ("host",), "vault_shelf": ("host",),
         "vault_pull": ("database", "filestore", "container"), "vault_prove": ("database", "filestore", "container"),
-        "media_wipe": ("medium",),
+        "media_wipe": ("medium",), "rescue_boot": ("host",),
     }  # fmt: skip
     step = dice.choice([one for one in steps.STEPS if one.module != "media_wipe" and book.plan.of(*kinds[one.module])])
     item = dice.choice(book.plan.of(*kinds[step.module]))
