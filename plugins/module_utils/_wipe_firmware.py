@@ -29,10 +29,7 @@ NOT_BUILT = {
     "luks-destroy-keys": "destroying LUKS keys alone is not built; overwrite the whole device (overwrite-keyed)",
 }
 # Other names of the same techniques: "overwrite" is what an authorisation says, the rest the decision's own.
-ALIASES = {
-    "overwrite": OVERWRITE, "nvme-format-user": "nvme-format-ses1", "nvme-format-crypto": "nvme-format-ses2",
-    "luks-key-destruction": "luks-destroy-keys",
-}  # fmt: skip
+ALIASES = {"overwrite": OVERWRITE}
 OVERWRITE_LIMIT, BLOCK_LIMIT = 16e9, 2e12  # bytes a second that no link, and no flash erase, can exceed
 NOT_NAMED = "not named"
 DAY = 86400

@@ -7,7 +7,8 @@ Private to the collection; it may change at any time. Valid for Python 3.6.
 
 Classes: NIST SP 800-88 Rev. 2 leaves the techniques to IEEE 2883 and adds logical sanitisation; ``class`` is the one of IEEE
 2883-2022 as Seagate's published tools read it (the standard's text is not free), ``rev1`` that of the withdrawn Rev. 1, for
-contracts that still name it. Where a reading says "possible Purge", the class is Clear.
+contracts that still name it; Rev. 1 does not name NVMe Sanitize, and its Purge of flash names neither an overwrite nor a security
+erase. Where a reading says "possible Purge", the class is Clear.
 """
 
 from typing import List, NamedTuple, Optional, Tuple
@@ -42,14 +43,17 @@ Technique = NamedTuple(
 )
 
 _OVERWRITE = "Clear, overwrite"
+NOT_NAMED = "not named"
+# Purge under Rev. 1 on rotating media, Clear on flash.
+CLEAR_ON_FLASH = ("ata-sanitize-overwrite", "scsi-sanitize-overwrite", "ata-security-erase-enhanced")
 CATALOGUE = {
     one.id: one
     for one in (
-        Technique("nvme-sanitize-block", "purge", "purge", "Purge, sanitize block erase", "NVMe Sanitize, SANACT 2", True),
-        Technique("nvme-sanitize-crypto", "purge", "purge", "Purge, sanitize cryptographic erase", "NVMe Sanitize, SANACT 4", True),
-        Technique("nvme-sanitize-overwrite", "purge", "purge", "Purge, sanitize overwrite", "NVMe Sanitize, SANACT 3", True),
-        Technique("nvme-format-crypto", "clear", "purge", "Clear, format with cryptographic erase (Purge where the vendor says so)", "NVMe Format, SES 2", False),
-        Technique("nvme-format-user", "clear", "purge", "Clear, format with user data erase", "NVMe Format, SES 1", False),
+        Technique("nvme-sanitize-block", "purge", NOT_NAMED, "Purge, sanitize block erase", "NVMe Sanitize, SANACT 2", True),
+        Technique("nvme-sanitize-crypto", "purge", NOT_NAMED, "Purge, sanitize cryptographic erase", "NVMe Sanitize, SANACT 4", True),
+        Technique("nvme-sanitize-overwrite", "purge", NOT_NAMED, "Purge, sanitize overwrite", "NVMe Sanitize, SANACT 3", True),
+        Technique("nvme-format-ses2", "clear", "purge", "Clear, format with cryptographic erase (Purge where the vendor says so)", "NVMe Format, SES 2", False),
+        Technique("nvme-format-ses1", "clear", "purge", "Clear, format with user data erase", "NVMe Format, SES 1", False),
         Technique("ata-sanitize-block", "purge", "purge", "Purge, sanitize block erase", "BLOCK ERASE EXT", True),
         Technique("ata-sanitize-crypto", "purge", "purge", "Purge, sanitize cryptographic erase", "CRYPTO SCRAMBLE EXT", True),
         Technique("ata-sanitize-overwrite", "purge", "purge", "Purge, sanitize overwrite", "OVERWRITE EXT", True),
@@ -59,7 +63,7 @@ CATALOGUE = {
         Technique("scsi-sanitize-crypto", "purge", "purge", "Purge, sanitize cryptographic erase", "SANITIZE, CRYPTOGRAPHIC ERASE", True),
         Technique("scsi-sanitize-overwrite", "purge", "purge", "Purge, sanitize overwrite", "SANITIZE, OVERWRITE", True),
         Technique("tcg-revert", "purge", "purge", "Purge, cryptographic erase by TCG Revert", "TCG Revert or PSID Revert", True),
-        Technique("luks-key-destruction", "purge", "purge", "Purge, cryptographic erase (keys above the device)", "all key slots and headers destroyed", False),
+        Technique("luks-destroy-keys", "purge", "purge", "Purge, cryptographic erase (keys above the device)", "all key slots and headers destroyed", False),
         Technique("overwrite-keyed", "clear", "clear", _OVERWRITE, "one pass, keyed AES-256-CTR stream, all of it read back", False),
     )
 }  # fmt: skip
@@ -78,7 +82,7 @@ class Choice(object):
         row: Row = {
             "id": name,
             "class": one.klass,
-            "rev1": one.rev1,
+            "rev1": one.rev1 if name not in CLEAR_ON_FLASH or self.fact["traits"].get("rotational") == YES else "clear",
             "ieee2883": one.ieee2883,
             "command": one.command,
             "why": why,
@@ -169,7 +173,7 @@ def sanitize(choice: Choice, family: str) -> None:
 
 def nvme_format(choice: Choice) -> None:
     fact = choice.fact["format"]
-    for name, key in (("nvme-format-crypto", "crypto"), ("nvme-format-user", "supported")):
+    for name, key in (("nvme-format-ses2", "crypto"), ("nvme-format-ses1", "supported")):
         if choice.by_fact(name, fact.get(key, UNKNOWN), "format." + key):
             wide = fact.get("all_namespaces") != NO or fact.get("erase_all_namespaces") != NO
             choice.add(name, "erases with an explicit setting; without it Format erases nothing", *_unmeasured(key))
@@ -179,7 +183,6 @@ def nvme_format(choice: Choice) -> None:
 def ata_security(choice: Choice) -> None:
     fact = choice.fact
     group = fact["security"]
-    flash = fact["class"] == "ata-ssd"
     for name, key, minutes in (
         ("ata-security-erase-enhanced", "enhanced", group.get("enhanced_minutes")),
         ("ata-security-erase", "supported", group.get("minutes")),
@@ -211,8 +214,6 @@ def ata_security(choice: Choice) -> None:
             "reaches reallocated sectors too; blocks the drive until its end, cannot be followed, and must be judged by reading back",
             seconds, "the drive's own estimate" if minutes else "the drive tells no estimate", tuple(before),
         )  # fmt: skip
-        if flash:
-            choice.techniques[-1]["rev1"] = "clear"
 
 
 def tcg_revert(choice: Choice) -> None:
@@ -251,10 +252,10 @@ def luks_keys(choice: Choice) -> None:
         problems.append("there is no ledger of key copies (header backups, escrow, recovery keys); an empty one must say so")
     problems += ["the key copy %s is not destroyed" % copy.get("what", "?") for copy in copies if copy.get("destroyed") != YES]
     if problems:
-        choice.reject("luks-key-destruction", "; ".join(problems), known=False)
+        choice.reject("luks-destroy-keys", "; ".join(problems), known=False)
         return
     choice.add(
-        "luks-key-destruction",
+        "luks-destroy-keys",
         "all keys of the volume cease to exist: %d slots, %d tokens, %d copies in the ledger" % (len(slots or ()), len(tokens or ()), len(copies)),
         60.0, "header and key slots are overwritten and read back", (),
     )  # fmt: skip
@@ -385,7 +386,7 @@ def _shadowed(choice: Choice) -> None:
     """A locked Opal drive shows a small shadow disk instead of its data: an overwrite would wipe that alone."""
     kept = []
     for row in choice.techniques:
-        if row["id"] in ("overwrite-keyed", "luks-key-destruction"):
+        if row["id"] in ("overwrite-keyed", "luks-destroy-keys"):
             choice.reject(row["id"], "the drive is locked by TCG; what can be written is not its data. Unlock it, or revert it by its PSID")
         else:
             kept.append(row)

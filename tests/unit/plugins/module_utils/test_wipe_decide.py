@@ -5,7 +5,7 @@
 
 import pytest
 
-from ansible_collections.sunset.crm.plugins.module_utils import _wipe_decide, _wipe_group
+from ansible_collections.sunset.crm.plugins.module_utils import _wipe_decide, _wipe_firmware, _wipe_group, _wipe_techniques
 from tests.unit.disk_samples import GB, ata_hdd, ata_ssd, nvme, sas_hdd, usb, virtual, volume
 
 PURGE = {"asked": "purge"}
@@ -31,7 +31,7 @@ def test_an_nvme_disk_is_purged_by_its_own_sanitize():
     decision = decide(nvme())
     assert decision["verdict"] == "plan"
     assert ids(decision) == ["nvme-sanitize-block", "nvme-sanitize-crypto"]
-    assert (decision["techniques"][0]["class"], decision["techniques"][0]["rev1"], decision["seconds"]) == ("purge", "purge", 60)
+    assert (decision["techniques"][0]["class"], decision["techniques"][0]["rev1"], decision["seconds"]) == ("purge", "not named", 60)
     assert why(decision, "nvme-sanitize-overwrite") == "the device says that it has it not"
 
 
@@ -39,10 +39,10 @@ def test_nvme_format_is_clear_whatever_revision_1_called_it():
     decision = decide(nvme(supported="no", block="no", crypto="no"))
     assert decision["verdict"] == "destroy"
     assert decision["reachable"] == "clear"
-    assert why(decision, "nvme-format-crypto") == "only clear; the policy wants purge"
+    assert why(decision, "nvme-format-ses2") == "only clear; the policy wants purge"
     cleared = decide(nvme(supported="no", block="no", crypto="no"), CLEAR)
-    assert ids(cleared) == ["overwrite-keyed", "nvme-format-crypto", "nvme-format-user"]
-    assert next(row for row in cleared["techniques"] if row["id"] == "nvme-format-crypto")["rev1"] == "purge"
+    assert ids(cleared) == ["overwrite-keyed", "nvme-format-ses2", "nvme-format-ses1"]
+    assert next(row for row in cleared["techniques"] if row["id"] == "nvme-format-ses2")["rev1"] == "purge"
 
 
 def test_asked_for_purge_and_only_clear_possible_is_a_failure_with_an_order():
@@ -290,7 +290,7 @@ GOOD = {"encrypted_from_start": "yes", "copies": [{"what": "header backup in the
 def test_keys_are_destroyed_only_where_every_copy_is_accounted_for():
     decision = decide(luks_disk(), luks=GOOD)
     row = decision["techniques"][0]
-    assert (row["id"], row["class"], row["with"]) == ("luks-key-destruction", "purge", ["overwrite-keyed"])
+    assert (row["id"], row["class"], row["with"]) == ("luks-destroy-keys", "purge", ["overwrite-keyed"])
     assert row["ledger"]["keyslots"] == ["0", "1"]
 
 
@@ -299,7 +299,7 @@ def test_logical_sanitisation_is_not_chosen_where_keys_can_be_destroyed():
     fact["luks"] = luks_disk()["luks"]
     fact["sizes"]["current"] = 1 << 20
     for policy in (CLEAR, dict(PURGE, logical="yes"), dict(PURGE, logical="yes", prefer="speed")):
-        assert ids(decide(fact, policy, luks=GOOD)) == ["luks-key-destruction"]
+        assert ids(decide(fact, policy, luks=GOOD)) == ["luks-destroy-keys"]
 
 
 @pytest.mark.parametrize(
@@ -316,13 +316,13 @@ def test_logical_sanitisation_is_not_chosen_where_keys_can_be_destroyed():
 def test_a_cryptographic_erase_with_an_open_question_is_none(ledger, word):
     decision = decide(luks_disk(), luks=ledger)
     assert decision["verdict"] == "destroy"
-    assert word in why(decision, "luks-key-destruction")
+    assert word in why(decision, "luks-destroy-keys")
 
 
 def test_a_header_that_cannot_be_read_is_no_basis():
     fact = luks_disk()
     fact["luks"]["keyslots"] = None
-    assert "cannot be read" in why(decide(fact, luks=GOOD), "luks-key-destruction")
+    assert "cannot be read" in why(decide(fact, luks=GOOD), "luks-destroy-keys")
 
 
 # --- one drive, several devices ---
@@ -344,7 +344,7 @@ def test_sanitize_names_the_other_namespaces_and_those_that_nobody_shows():
 def test_sanitize_is_out_where_another_namespace_is_mounted():
     held = {"holders": [{"kind": "mount", "what": "/srv (ext4)", "device": "nvme0n2"}], "held": "yes"}
     first, second = _wipe_group.decide(pair(**held), lambda fact: CLEAR)
-    assert ids(first) == ["overwrite-keyed", "nvme-format-crypto", "nvme-format-user"]
+    assert ids(first) == ["overwrite-keyed", "nvme-format-ses2", "nvme-format-ses1"]
     assert "nvme0n2" in why(first, "nvme-sanitize-block")
     assert second["verdict"] == "refused"
     assert _wipe_group.decide(pair(**held), lambda fact: PURGE)[0]["verdict"] == "destroy"
@@ -426,3 +426,15 @@ def test_the_digest_of_a_decision_does_not_hang_on_a_process_id():
         fact.update(held="yes", holders=[{"kind": "descriptor", "what": "process %d (dd)" % pid, "device": "sda"}])
     assert _wipe_decide.summary(decide(one)) == _wipe_decide.summary(decide(two))
     assert _wipe_decide.summary(decide(one)) != _wipe_decide.summary(decide(one, CLEAR))
+
+
+def test_both_tables_say_the_same_of_every_technique():
+    """The decision, which a person approves, and the result, which the certificate prints."""
+    for name, technique in _wipe_firmware.TECHNIQUES.items():
+        for rotational in (True, False):
+            said = _wipe_firmware.classes(technique, {"kind": "nvme", "rotational": rotational})
+            choice = _wipe_techniques.Choice({"traits": {"rotational": "yes" if rotational else "no"}}, {})
+            choice.add(name, "", None, "")
+            row = choice.techniques[0]
+            assert (said["nist_800_88r2"].lower(), said["nist_800_88r1"].lower()) == (row["class"], row["rev1"]), name
+            assert row["ieee2883"].startswith(said["ieee_2883_2022"] + ","), name

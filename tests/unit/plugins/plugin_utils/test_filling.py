@@ -130,7 +130,7 @@ def test_a_task_may_repeat_the_plan_and_choose_what_is_its_own() -> None:
         ({}, "overwrite-keyed", "full"),
         ({"method": "overwrite", "verify": "sample"}, "overwrite-keyed", "sample"),
         ({"method": "nvme-sanitize-block"}, "nvme-sanitize-block", "sample"),
-        ({"method": "nvme-format-user", "verify": "full"}, "nvme-format-ses1", "full"),
+        ({"method": "nvme-format-ses1", "verify": "full"}, "nvme-format-ses1", "full"),
     ],
 )
 def test_the_way_of_wiping_is_the_plans(declared: dict[str, str], technique: str, verify: str) -> None:
