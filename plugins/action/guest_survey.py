@@ -10,7 +10,8 @@ from typing import Any
 from ansible.plugins.action import ActionBase
 
 from ansible_collections.sunset.crm.plugins.plugin_utils import guest_reading, relay
-from ansible_collections.sunset.crm.plugins.plugin_utils.docker_engine import Engine, name_of
+from ansible_collections.sunset.crm.plugins.plugin_utils.docker_engine import Engine
+from ansible_collections.sunset.crm.plugins.plugin_utils.docker_facts import PROOF, name_of
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
 from ansible_collections.sunset.crm.plugins.plugin_utils.recording import plain
 

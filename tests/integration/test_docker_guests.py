@@ -21,7 +21,7 @@ import docker
 import docker.errors
 import pytest
 
-from ansible_collections.sunset.crm.plugins.plugin_utils import docker_verbs, guests, relay
+from ansible_collections.sunset.crm.plugins.plugin_utils import docker_verbs, guest_verbs, guests, relay
 from ansible_collections.sunset.crm.plugins.plugin_utils.account import Account
 from ansible_collections.sunset.crm.plugins.plugin_utils.docker_engine import Engine
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
@@ -88,27 +88,21 @@ class Stack:
             yield engine
 
     def stop(self, *short: str, timeout: float = 15, check: bool = False, **rest: Any) -> dict[str, Any]:
-        limits = docker_verbs.Limits(timeout, rest.pop("force_after", None), rest.pop("allowed_by", ""))
+        order = guest_verbs.Order(
+            self.names(*short), timeout=timeout, force_after=rest.pop("force_after", None), allowed_by=rest.pop("allowed_by", "")
+        )
+        memory = guest_verbs.Memory(rest.pop("former", {}), rest.pop("asked", {}), self.notes.append)
         with self.engine(self.names(*rest.pop("others", ()))) as engine:
-            return docker_verbs.stop(
-                engine,
-                Account("docker_guests", "container:t"),
-                self.names(*short),
-                limits,
-                rest.pop("former", {}),
-                self.notes.append,
-                check,
-            )
+            return guest_verbs.stop(engine, Account("docker_guests", "container:t"), order, memory, check)
 
     def start(self, former: dict[str, Any], check: bool = False) -> dict[str, Any]:
         with self.engine() as engine:
             return docker_verbs.start(engine, Account("docker_guests", "container:t"), former, 15, check)
 
-    def save(self, staging: Path, *short: str, check: bool = False) -> dict[str, Any]:
+    def save(self, staging: Path, *short: str, check: bool = False, prove: bool = False) -> dict[str, Any]:
+        saving = docker_verbs.Saving("container:t", self.names(*short), str(staging), prove, watch=1.0)
         with self.engine() as engine:
-            return docker_verbs.save(
-                engine, Account("docker_guests", "container:t"), relay.here(), "container:t", self.names(*short), str(staging), check
-            )
+            return docker_verbs.save(engine, Account("docker_guests", "container:t"), relay.here(), saving, check)
 
     def row(self, answer: dict[str, Any], short: str) -> dict[str, Any]:
         found: dict[str, Any] = answer["result"]["guests"][self.name(short)]
@@ -179,8 +173,8 @@ def test_all_ways_of_ending_are_told_apart(stack: Stack) -> None:
     assert stack.row(done, "dies")["after"]["exit_code"] == 143
     assert stack.row(done, "signal")["after"]["exit_code"] == 5
     assert 5.5 < stack.row(done, "slow")["seconds"] < 8
-    assert stack.row(done, "slow")["policy_before"] == "unless-stopped"
-    assert {stack.row(done, short)["policy_after"] for short in everyone} == {"no"}
+    assert stack.row(done, "slow")["returned_before"] == "restart policy unless-stopped"
+    assert {stack.row(done, short)["returns_after"] for short in everyone} == {""}
     assert done["result"]["way"] == "unknown"
     assert (stack.status("stranger"), stack.policy("stranger")) == ("running", "always")
 
@@ -206,7 +200,7 @@ def test_what_ignores_the_signal_is_named_and_left_running(stack: Stack) -> None
     assert (stack.row(forced, "ignores")["how"], stack.row(forced, "obeys")["how"]) == (guests.BY_FORCE, guests.ALREADY_OFF)
     assert (forced["result"]["way"], forced["result"]["force_allowed_by"]) == ("forced", "Ada")
     assert forced["result"]["forced"] == stack.names("ignores")
-    assert stack.row(forced, "ignores")["policy_before"] == "always"
+    assert forced["result"]["former"][stack.name("ignores")]["policy"]["Name"] == "always"
 
 
 def test_a_kill_by_somebody_else_is_seen(stack: Stack) -> None:
@@ -330,7 +324,7 @@ def test_killed_between_policy_and_stop(stack: Stack) -> None:
         with pytest.raises(Killed):
             stack.stop("a", "b", "off")
     assert (stack.status("a"), stack.policy("a"), stack.policy("off")) == ("running", "no", "no")
-    noted = stack.notes[-1]["former"]
+    noted = [note for note in stack.notes if note["kind"] == "found"][-1]["former"]
 
     done = stack.stop("a", "b", "off", former=noted)
     assert (done["changed"], done["evidence"]["verdict"]) == (True, "yes")
@@ -353,7 +347,7 @@ def test_a_container_that_does_not_come_back_is_named(stack: Stack) -> None:
     stack.settle()
     former = stack.stop("once")["result"]["former"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(docker_verbs, "SETTLE", 0.2)
+        patch.setattr(guest_verbs, "SETTLE", 0.2)
         back = stack.start(former)
     assert back["failed"] is True
     assert f"{stack.name('once')} does not run" in back["msg"]
