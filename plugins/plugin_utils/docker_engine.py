@@ -201,6 +201,10 @@ class Engine:
         seen = (self.inspect(key) for key in keys)
         return sorted((one for one in seen if one is not None), key=name_of)
 
+    def services(self) -> dict[str, str]:
+        """The services of the set as they were read last, name to id."""
+        return {str(one["Spec"]["Name"]): key for key, one in self._services.items()}
+
     def _libpod_list(self) -> list[dict[str, Any]]:
         """All containers with their pods, which the compatible answers leave out."""
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -64,7 +65,8 @@ def prove(
     scratch = f"{repository(item)}:{inspect['Id'][:12]}"
     own = bool(inspect.get("Own", True))
     with relay.stream(reach, image["path"]) as archive:
-        loaded = _load(engine, name, archive)
+        # Podman takes no compressed archive.
+        loaded = _load(engine, name, _unpacked(archive))
     made = ""
     try:
         engine.sure(name, lambda: engine.api.tag(loaded, *scratch.rsplit(":", 1)))
@@ -91,6 +93,13 @@ def prove(
 
 def _tags(engine: Any) -> set[str]:
     return {tag for image in engine.sure("", lambda: engine.api.images()) for tag in image.get("RepoTags") or ()}
+
+
+def _unpacked(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    opened = zlib.decompressobj(31)
+    for chunk in chunks:
+        yield opened.decompress(chunk)
+    yield opened.flush()
 
 
 def _load(engine: Any, name: str, archive: Iterator[bytes]) -> str:

@@ -21,7 +21,7 @@ import docker
 import docker.errors
 import pytest
 
-from ansible_collections.sunset.crm.plugins.plugin_utils import docker_verbs, guest_verbs, guests, relay
+from ansible_collections.sunset.crm.plugins.plugin_utils import docker_proof, docker_verbs, guest_verbs, guests, relay
 from ansible_collections.sunset.crm.plugins.plugin_utils.account import Account
 from ansible_collections.sunset.crm.plugins.plugin_utils.docker_engine import Engine
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
@@ -397,6 +397,63 @@ def test_saved_containers_hold_what_the_container_wrote(stack: Stack, tmp_path: 
     finally:
         stack.remove()
         stack.api.remove_volume(f"ste-{stack.mark}", force=True)
+
+
+def left_of_proofs(stack: Stack) -> list[Any]:
+    images = [
+        tag for image in stack.api.images() for tag in image["RepoTags"] or () if tag.startswith(("sunset-proof/t", "sunset-saved/t"))
+    ]
+    return [*images, *stack.api.containers(all=True, filters={"label": "org.sunset-crm.proof=container:t"})]
+
+
+def test_a_saved_image_is_proven_by_starting_it(stack: Stack, tmp_path: Path) -> None:
+    stack.make("db", OBEYS, "always", binds={f"ste-{stack.mark}": {"bind": "/vol"}})
+    stack.make("fails", "test ! -e /tmp/done || exit 4; echo >/tmp/done; " + OBEYS)
+    stack.settle()
+    stack.stop("db", "fails")
+    try:
+        assert stack.save(tmp_path / "s", "db", "fails")["result"]["starts"] == {}
+        dry = stack.save(tmp_path / "s", "db", "fails", check=True, prove=True)
+        assert (dry["changed"], dry["result"]["would_save"]) == (True, [])
+        done = stack.save(tmp_path / "s", "db", "fails", prove=True)
+        assert (done["changed"], done["evidence"]["verdict"]) == (True, "yes"), done.get("msg")
+        starts = done["result"]["starts"]
+        assert (starts[stack.name("db")]["starts"], starts[stack.name("fails")]["starts"]) == ("yes", "unknown"), starts
+        assert starts[stack.name("fails")]["exit_code"] == 4
+        assert left_of_proofs(stack) == []
+        again = stack.save(tmp_path / "s", "db", "fails", prove=True)
+        assert (again["changed"], again["result"]["starts"]) == (False, starts)
+        # The container itself was not touched.
+        assert (stack.status("db"), stack.policy("db")) == ("exited", "no")
+    finally:
+        stack.remove()
+        stack.api.remove_volume(f"ste-{stack.mark}", force=True)
+
+
+def test_killed_in_the_middle_of_a_proof_leaves_nothing_after_the_next_run(stack: Stack, tmp_path: Path) -> None:
+    stack.make("db", OBEYS)
+    stack.settle()
+    stack.stop("db")
+
+    class Killed(BaseException):
+        pass
+
+    def die(*_all: Any) -> None:
+        raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        # What a killed controller does not do either: clean up.
+        patch.setattr(docker_proof, "_remove", lambda *_all: None)
+        patch.setattr(Engine, "drop_snapshot", lambda *_all: None)
+        patch.setattr(docker_proof, "judged", die)
+        with pytest.raises(Killed):
+            stack.save(tmp_path / "s", "db", prove=True)
+    assert len(left_of_proofs(stack)) >= 2
+    # It is no guest of the set meanwhile.
+    assert stack.stop("db")["changed"] is False
+    done = stack.save(tmp_path / "s", "db", prove=True)
+    assert done["result"]["starts"][stack.name("db")]["starts"] == "yes"
+    assert left_of_proofs(stack) == []
 
 
 def _member(tar: bytes, name: str) -> bytes:
