@@ -60,9 +60,12 @@ class Private:
 
 
 class Dockerd(Private):
+    """In a network namespace of its own: a dockerd without a bridge removes docker0, whoever that belongs to."""
+
     def argv(self) -> list[str]:
         own = ["--data-root", str(self.folder / "data"), "--exec-root", str(self.folder / "exec"), "--pidfile", str(self.folder / "pid")]
-        return ["dockerd", *own, "--host", f"unix://{self.address}", "--bridge", "none", "--iptables=false", "--ip6tables=false"]
+        daemon = ["dockerd", *own, "--host", f"unix://{self.address}", "--bridge", "none", "--iptables=false", "--ip6tables=false"]
+        return ["unshare", "--net", "/bin/sh", "-c", 'ip link set lo up && exec "$@"', "sh", *daemon]
 
     def load(self) -> str:
         image = ensure_mini_image()

@@ -1,7 +1,10 @@
 # Copyright: sunset.crm contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""docker_guests' verbs against a real engine, with containers that behave badly. The engine is reached through the relay."""
+"""docker_guests' verbs against a real engine, with containers that behave badly. The engine is reached through the relay.
+
+Engines that are restarted, swarms and Podman: test_docker_engines.py. An engine that answers wrong: test_docker_faults.py.
+"""
 
 from __future__ import annotations
 
@@ -33,6 +36,38 @@ SLOW = "trap 'sleep 6; exit 0' TERM; while :; do sleep 0.1; done"
 IGNORES = "trap '' TERM; while :; do sleep 0.1; done"
 ANSWERS_137 = "trap 'exit 137' TERM; while :; do sleep 0.1; done"
 NO_HANDLER_SIGNAL = "SIGUSR1"
+
+
+# Trap of facts (hypervisors, section 5 and 0) -> the test that holds it. test_every_trap_has_its_test looks that none is without.
+ENGINES, FAULTS = "test_docker_engines.py::", "test_docker_faults.py::"
+TRAPS = {
+    "docker-py 1374, 2243; compose 6214, 3834: reading times out during a long stop": "test_all_ways_of_ending_are_told_apart",
+    "compose 8784: timeout ignored": "test_what_ignores_the_signal_is_named_and_left_running",
+    "PDMLab 228: stop returns early": "test_all_ways_of_ending_are_told_apart",
+    "moby 12626, 11008, 38755, 33306, 25293; fact 7: a stopped container with the policy always comes back": ENGINES
+    + "test_after_an_engine_restart_everything_stays_off_and_resume_restores_exactly",
+    "moby 32357, 26828, 22471; storj 2300; postgres 1207; fact 8: killed at 10 s by the engine's own stop": FAULTS
+    + "test_the_engine_is_restarted_in_the_middle",
+    "moby 15853, 12797, 28366; nomad 736: a paused container cannot be stopped": "test_paused_and_restarting_containers",
+    "exit code 137 is not always force": "test_all_ways_of_ending_are_told_apart",
+    "killed by somebody else": "test_a_kill_by_somebody_else_is_seen",
+    "containers that vanish when they end": "test_a_vanishing_container_is_refused_untouched",
+    "commit leaves volumes out": "test_saved_containers_hold_what_the_container_wrote",
+    "a saved image that nobody started": "test_a_saved_image_is_proven_by_starting_it",
+    "swarm starts another task": ENGINES + "test_services_of_a_swarm",
+    "global services cannot be scaled": ENGINES + "test_what_of_a_swarm_cannot_be_scaled_is_refused_by_name",
+    "podman 17542: negative timeout; no change of policy; units start the container again": ENGINES + "test_podman",
+    "pods": ENGINES + "test_a_pod_of_podman_is_taken_whole_or_not",
+    "answer cut after the request was taken": FAULTS + "test_spoilt_answers",
+    "controller killed between request and answer": FAULTS + "test_controller_killed_between_request_and_answer",
+}
+
+
+def test_every_trap_has_its_test() -> None:
+    here = Path(__file__)
+    for trap, where in TRAPS.items():
+        file, _sep, test = where.rpartition("::")
+        assert f"def {test}(" in (here.parent / (file or here.name)).read_text(), trap
 
 
 class Stack:
