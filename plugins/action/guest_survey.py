@@ -130,8 +130,7 @@ class ActionModule(ActionBase):
                 for item in sets:
                     with Engine(way.address, item["label"], way=way, others=others_of(item, sets)) as engine:
                         inspects = engine.inspects()
-                        known = expected(item, inspects, engine.volumes(inspects), engine.services())
-                        seen[f"container:{item['name']}"] = {**known, "identity": {**known["identity"], "engine": engine.facts()}}
+                        seen[f"container:{item['name']}"] = expected(item, inspects, engine.volumes(inspects), engine.services())
                         findings += loose_binds(inspects, covered)
                         rows = list(engine.api.containers(all=True))
             if not all(item.get("shared_engine") for item in sets):

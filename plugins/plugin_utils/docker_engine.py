@@ -138,23 +138,18 @@ class Engine:
                 time.sleep(PAUSE)
 
     def tools(self) -> dict[str, str]:
+        """Versions, and what of the engine bears on what its silence means: with live restore, containers run on while it is down."""
         return {
             "podman" if self.podman else "docker engine": str(self.version.get("Version", "?")),
             "docker api": str(self.api.api_version),
             "docker sdk": str(docker.__version__),
+            "live restore": "yes" if self.info.get("LiveRestoreEnabled") else "no",
+            "swarm": "manager" if self.manager else str((self.info.get("Swarm") or {}).get("LocalNodeState") or "inactive"),
+            "rootless": "yes" if any("rootless" in str(one) for one in self.info.get("SecurityOptions") or ()) else "no",
         }
 
     def host(self) -> dict[str, Any]:
         return {}
-
-    def facts(self) -> dict[str, Any]:
-        """What of the engine bears on what its silence means. With live_restore, containers run on while the engine is down."""
-        return {
-            "engine": "podman" if self.podman else "docker",
-            "live_restore": "yes" if self.info.get("LiveRestoreEnabled") else "no",
-            "swarm": "manager" if self.manager else str((self.info.get("Swarm") or {}).get("LocalNodeState") or "inactive"),
-            "rootless": "yes" if any("rootless" in str(one) for one in self.info.get("SecurityOptions") or ()) else "no",
-        }
 
     # --- reading
 

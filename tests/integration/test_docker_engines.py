@@ -94,7 +94,7 @@ def test_after_an_engine_restart_everything_stays_off_and_resume_restores_exactl
         engine.up()
         time.sleep(2)
         assert states(engine)["always"] == "running"
-        assert "live_restore" in Engine(engine.address, LABEL).facts()
+        assert done["evidence"]["tools"]["live restore"] == "no"
 
 
 def service(engine: Private, image: str, name: str, script: str, grace: float = 10, mode: Any = None, label: bool = True) -> str:
