@@ -123,4 +123,7 @@ def running(engine: Any) -> Iterator[Any]:
                     client.remove_container(row["Id"], force=True, v=True)
             client.close()
         engine.down()
-        subprocess.run(["umount", "-q", *map(str, engine.folder.glob("data/overlay*"))], check=False, capture_output=True)
+        # What an engine leaves mounted (its network namespaces) keeps its folder from being removed.
+        mounts = [line.split()[1] for line in Path("/proc/self/mounts").read_text().splitlines()]
+        for place in sorted((one for one in mounts if one.startswith(f"{engine.folder}/")), reverse=True):
+            subprocess.run(["umount", place], check=False, capture_output=True)
