@@ -5,10 +5,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Any
 
-from ansible_collections.sunset.crm.plugins.plugin_utils import docker_verbs, ledger, relay
+from ansible_collections.sunset.crm.plugins.plugin_utils import docker_verbs, guest_action, guest_verbs, ledger, relay
 from ansible_collections.sunset.crm.plugins.plugin_utils.account import Account
 from ansible_collections.sunset.crm.plugins.plugin_utils.arguments import checked
 from ansible_collections.sunset.crm.plugins.plugin_utils.docker_engine import Engine
@@ -26,26 +25,15 @@ SPEC: dict[str, Any] = {
     "force_allowed_by": {"type": "str"},
     "former": {"type": "dict"},
     "socket": {"type": "path", "default": "/var/run/docker.sock"},
+    "held_units": {"type": "list", "elements": "str", "default": []},
+    "owned": {"type": "dict", "default": {}},
     "staging": {"type": "str"},
+    "prove": {"type": "bool", "default": False},
 }
 RULES: dict[str, Any] = {
     "required_if": [("state", "saved", ["staging", "containers"]), ("state", "stopped", ["containers"])],
     "required_by": {"force_after": ["force_allowed_by"]},
 }
-
-
-def remembered(entries: Iterable[ledger.Entry], item: str) -> dict[str, Any]:
-    """The former state that a run noted before its first change, unless it was put back since."""
-    former: dict[str, Any] = {}
-    for entry in entries:
-        record = entry.record
-        if record.get("item") != item or record.get("aspect") != "guest":
-            continue
-        if record.get("kind") == "found":
-            former = dict(record.get("former") or {})
-        elif record.get("kind") == "outcome" and record.get("back") and record.get("status") == "done":
-            former = {}
-    return former
 
 
 class ActionModule(RecordedAction):
@@ -57,26 +45,34 @@ class ActionModule(RecordedAction):
             raise Refusal("force_after must be shorter than timeout, or a killed container has no time left to be seen off")
         account = Account(self.name, options["item"])
         book = Estate.at(task_vars.get("sunset_estate_dir")).ledger_file
-        former = {**remembered(ledger.read(book), options["item"]), **(options["former"] or {})}
+        former, asked = guest_action.remembered(ledger.read(book), options["item"])
+        former = {**former, **(options["former"] or {})}
 
         def note(found: dict[str, Any]) -> None:
-            ledger.append(book, {"kind": "found", "item": options["item"], "aspect": "guest", **found})
+            ledger.append(book, {"item": options["item"], "aspect": "guest", **found})
 
         reach = relay.from_connection(self._connection)
         with (
             relay.Relay(reach, options["socket"]) as way,
-            Engine(way.address, options["label"], way=way, others=options["others"]) as engine,
+            Engine(
+                way.address,
+                options["label"],
+                way=way,
+                others=options["others"],
+                held_units=options["held_units"],
+                owned=options["owned"],
+                asked=asked,
+            ) as engine,
         ):
-            if options["state"] == "stopped":
-                return docker_verbs.stop(
-                    engine,
-                    account,
-                    options["containers"],
-                    docker_verbs.Limits(options["timeout"], options["force_after"], options["force_allowed_by"] or ""),
-                    former,
-                    note,
-                    check,
-                )
             if options["state"] == "started":
                 return docker_verbs.start(engine, account, former, options["timeout"], check)
-            return docker_verbs.save(engine, account, reach, options["item"], options["containers"], options["staging"], check)
+            if options["state"] == "saved":
+                saving = docker_verbs.Saving(options["item"], options["containers"], options["staging"], options["prove"])
+                return docker_verbs.save(engine, account, reach, saving, check)
+            order = guest_verbs.Order(
+                options["containers"],
+                timeout=options["timeout"],
+                force_after=options["force_after"],
+                allowed_by=options["force_allowed_by"] or "",
+            )
+            return guest_verbs.stop(engine, account, order, guest_verbs.Memory(former, asked, note), check)

@@ -5,23 +5,34 @@
 
 from __future__ import annotations
 
+import posixpath
 from typing import Any
 
 from ansible.plugins.action import ActionBase
 
 from ansible_collections.sunset.crm.plugins.plugin_utils import guest_reading, relay
-from ansible_collections.sunset.crm.plugins.plugin_utils.docker_engine import Engine, name_of
+from ansible_collections.sunset.crm.plugins.plugin_utils.docker_engine import Engine
+from ansible_collections.sunset.crm.plugins.plugin_utils.docker_facts import PROOF, name_of
+from ansible_collections.sunset.crm.plugins.plugin_utils.docker_podman import unit_of
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
 from ansible_collections.sunset.crm.plugins.plugin_utils.recording import plain
 
 SOCKET = "/var/run/docker.sock"
 
 
-def expected(declared: dict[str, Any], inspects: list[dict[str, Any]], volumes: list[dict[str, Any]]) -> dict[str, Any]:
-    """What the survey says of one declared container set. Pure."""
-    names = {name_of(one): one["Id"] for one in inspects}
+def expected(
+    declared: dict[str, Any], inspects: list[dict[str, Any]], volumes: list[dict[str, Any]], services: dict[str, str] | None = None
+) -> dict[str, Any]:
+    """What the survey says of one declared container set. services: those of a swarm, name -> id. Pure."""
+    names = {**{name_of(one): one["Id"] for one in inspects}, **(services or {})}
+    units = {
+        name_of(one): {"unit": unit_of(one), "id": one["Id"], "image": one["Config"]["Image"], "image_id": one["Image"]}
+        for one in inspects
+        if unit_of(one)
+    }
     missing = sorted(set(declared.get("containers") or []) - set(names))
     undeclared = {volume["name"] for volume in volumes} - {volume["volume"] for volume in declared.get("volumes", [])}
+    identity = {"containers": sorted(names), "ids": names, **({"units": units} if units else {})}
     detail = ""
     if not names:
         detail = f"no container has the label {declared['label']}"
@@ -29,7 +40,7 @@ def expected(declared: dict[str, Any], inspects: list[dict[str, Any]], volumes: 
         detail = f"declared and not there: {', '.join(missing)}"
     elif undeclared:
         detail = f"these volumes of it are not declared: {', '.join(sorted(undeclared))}"
-    return {"found": "no" if detail else "yes", "identity": {"containers": sorted(names), "ids": names}, "media": [], "detail": detail}
+    return {"found": "no" if detail else "yes", "identity": identity, "media": [], "detail": detail}
 
 
 def others_of(item: dict[str, Any], sets: list[dict[str, Any]]) -> set[str]:
@@ -44,12 +55,42 @@ def others_of(item: dict[str, Any], sets: list[dict[str, Any]]) -> set[str]:
     return {name for one in same for name in one["containers"]}
 
 
+# What a bind mount of these shows is the machine, no data of the application.
+OF_THE_MACHINE = ("/proc", "/sys", "/dev", "/run", "/var/run", "/etc/localtime", "/etc/timezone", "/etc/hosts", "/etc/resolv.conf")
+
+
+def loose_binds(inspects: list[dict[str, Any]], covered: list[str]) -> list[dict[str, Any]]:
+    """Folders of the host inside these containers that no file store archives, as findings. Pure.
+
+    covered: paths of the file stores of the host.
+    """
+    users: dict[str, list[str]] = {}
+    for one in inspects:
+        for mount in one.get("Mounts") or ():
+            source = posixpath.normpath(str(mount.get("Source") or "/"))
+            if mount["Type"] == "bind" and not any(_within(source, path) for path in (*OF_THE_MACHINE, *covered)):
+                users.setdefault(source, []).append(name_of(one))
+    return [
+        {
+            "id": f"bind:{source}",
+            "kind": "filestore",
+            "what": f"a folder or file of the host inside {', '.join(sorted(set(names)))} (bind mount) that no file store covers",
+        }
+        for source, names in sorted(users.items())
+    ]
+
+
+def _within(path: str, above: str) -> bool:
+    above = posixpath.normpath(above)
+    return path == above or path.startswith(above.rstrip("/") + "/")
+
+
 def strangers(rows: list[dict[str, Any]], labels: list[str]) -> list[dict[str, Any]]:
     """Containers of the engine that belong to no declared set, as findings. Pure."""
     wanted = {tuple(label.split("=", 1)) for label in labels}
     found = []
     for row in rows:
-        if not wanted & {tuple(pair) for pair in (row.get("Labels") or {}).items()}:
+        if PROOF not in (row.get("Labels") or {}) and not wanted & {tuple(pair) for pair in (row.get("Labels") or {}).items()}:
             name = str(row["Names"][0]).lstrip("/")
             found.append(
                 {"id": f"container:{name}", "kind": "container", "what": f"a container of the image {row['Image']} that no item covers"}
@@ -68,7 +109,8 @@ class ActionModule(ActionBase):
         items = plain(self._task.args.get("items") or [])
         try:
             seen, findings = guest_reading.read(self._connection, [item for item in items if item.get("kind") == "guest"])
-            boxes = self._read([item for item in items if item.get("kind") == "container"])
+            covered = [str(item["path"]) for item in items if item.get("kind") == "filestore" and item.get("path")]
+            boxes = self._read([item for item in items if item.get("kind") == "container"], covered)
             return {
                 **result,
                 "changed": False,
@@ -78,7 +120,7 @@ class ActionModule(ActionBase):
         except Refusal as exc:
             return {**result, "failed": True, "changed": False, "msg": str(exc)}
 
-    def _read(self, declared: list[dict[str, Any]]) -> dict[str, Any]:
+    def _read(self, declared: list[dict[str, Any]], covered: list[str]) -> dict[str, Any]:
         seen: dict[str, Any] = {}
         findings: list[dict[str, Any]] = []
         reach = relay.from_connection(self._connection)
@@ -88,8 +130,10 @@ class ActionModule(ActionBase):
                 for item in sets:
                     with Engine(way.address, item["label"], way=way, others=others_of(item, sets)) as engine:
                         inspects = engine.inspects()
-                        seen[f"container:{item['name']}"] = expected(item, inspects, engine.volumes(inspects))
+                        seen[f"container:{item['name']}"] = expected(item, inspects, engine.volumes(inspects), engine.services())
+                        findings += loose_binds(inspects, covered)
                         rows = list(engine.api.containers(all=True))
             if not all(item.get("shared_engine") for item in sets):
                 findings += strangers(rows, [item["label"] for item in sets])
-        return {"expected": seen, "findings": findings}
+        # Two sets may have the same folder inside.
+        return {"expected": seen, "findings": list({found["id"]: found for found in findings}.values())}

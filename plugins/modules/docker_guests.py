@@ -13,8 +13,14 @@ description:
   - Works on all containers of one Docker engine that carry O(label), and on nothing else. The engine is reached through
     the connection that Ansible has to its host (same user, key, port, jump host and become); nothing is installed there.
   - The set must be exactly O(containers). A container that is missing, or is there without being expected, is refused by
-    name before anything is touched; so are containers that belong to Swarm, Kubernetes or a systemd unit, half-removed
-    ones, running ones that were started with C(--rm), and dependencies in a circle.
+    name before anything is touched; so are containers that belong to Kubernetes, half-removed ones, running ones that were
+    started with C(--rm), and dependencies in a circle.
+  - On a manager of a swarm, a service that carries the label is one of the set by its own name; its tasks are not. It is scaled
+    to zero and its replicas are put back. The swarm kills a task after the service's own stop grace period; such an end is V(by force).
+    Running global services and jobs are refused, and so are tasks on a node that is no manager.
+  - With Podman's compatible socket, a container of a systemd unit is taken only when an application of the host declares that
+    unit and has been seen stopped; so is one with the restart policy V(always) or V(unless-stopped), which Podman cannot take
+    away, with C(podman-restart.service) as the unit. A pod is taken whole or refused.
   - O(state=stopped) first sets every restart policy to V(no), then sends each container its own stop signal. Requests go
     out together, but a container is asked only when all that stand on it (Compose dependencies, links, shared network or
     volumes) are off. Nothing is killed unless O(force_after) says so.
@@ -64,6 +70,22 @@ options:
     description: The engine's socket on its host.
     type: path
     default: /var/run/docker.sock
+  held_units:
+    description: Systemd units of the host that the plan has stopped and holds off. Filled in by the action plugin.
+    type: list
+    elements: str
+    default: []
+  owned:
+    description: Containers that such a unit removes when it stops, as the survey saw them. Filled in by the action plugin.
+    type: dict
+    default: {}
+  prove:
+    description:
+      - With O(state=saved), each saved image is loaded back from O(staging) and a container of it is started without network,
+        volumes and restart policy, watched for some seconds, and removed with the image. Comes from the item's declaration.
+      - RV(result.starts) says what came of it. An image that the engine cannot start fails the step.
+    type: bool
+    default: false
   staging:
     description:
       - Directory on the engine's host for O(state=saved). Must lie on a medium that is wiped.
@@ -127,8 +149,8 @@ result:
           seconds: 6.1
           before: {status: running, exit_code: 0}
           after: {status: exited, exit_code: 0}
-          policy_before: always
-          policy_after: 'no'
+          returned_before: restart policy always
+          returns_after: ''
     way:
       description: The word that the worst end of the set deserves; V(graceful), V(forced), V(unknown) or V(running).
       returned: O(state=stopped)
@@ -170,6 +192,19 @@ result:
       elements: dict
       sample:
         - {name: shop-data, driver: local, options: [], mountpoint: /var/lib/docker/volumes/shop-data/_data, containers: [shop-db]}
+    starts:
+      description:
+        - For O(state=saved) with O(prove=true), what came of starting each saved image. C(starts) is V(yes), V(no) or V(unknown), the
+          last where it began and ended with another exit code than 0, as many do without network and volumes.
+      returned: O(state=saved)
+      type: dict
+      sample:
+        shop-db: {starts: 'yes', detail: it still ran after 5 s, exit_code: null}
+    left_to_units:
+      description: Containers of systemd units, which are started by the step of their unit.
+      returned: O(state=started), where there are any
+      type: dict
+      sample: {shop-cache: shop-cache.service}
     started:
       description: Names that were started.
       returned: O(state=started)

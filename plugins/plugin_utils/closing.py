@@ -97,7 +97,7 @@ def _data_set(item: Item, plan: Plan, view: View) -> Row:
     enough = len(vaults) >= proofs_required(plan)
     last = view.get(item["id"], f"proof@{vaults[-1]}") if vaults else dump
     done = f"copied (dump {dump_id(dump.result)[:12]})" if dump else "no current copy"
-    proof = f"{_proof_word(item)} on {', '.join(vaults)}" if vaults else "not proven"
+    proof = f"{_proof_word(item, dump)} on {', '.join(vaults)}" if vaults else "not proven"
     ended = [vault for vault in plan.vaults if view.value(f"host:{item['host']}", f"package@{vault}") == "destroyed"]
     if ended:
         # Past its retention, by a signed word: no longer proven, and not owed any more.
@@ -107,11 +107,16 @@ def _data_set(item: Item, plan: Plan, view: View) -> Row:
     return _made(item, done, proof, last, enough)
 
 
-def _proof_word(item: Item) -> str:
-    # An image is read back and its layers' digests are compared; nothing is started from it yet.
+def _proof_word(item: Item, dump: Seen | None) -> str:
+    # An image is read back and its layers' digests are compared; it was started only where that was asked for and seen.
     # Of a guest its definition and copied disks are read back and compared; it is not started from them.
-    words = {"container": "image structure verified, not started,", "guest": "read back and compared, not started,"}
-    return words.get(item["kind"], "restored and compared")
+    if item["kind"] == "container":
+        starts = [str(one.get("starts")) for one in (dump.result.get("starts") or {}).values()] if dump else []
+        if not starts:
+            return "image structure verified, not started,"
+        began = starts.count("yes")
+        return f"image structure verified, {'' if began == len(starts) else f'{began} of {len(starts)} '}started without network,"
+    return "read back and compared, not started," if item["kind"] == "guest" else "restored and compared"
 
 
 def _host(item: Item, view: View) -> Row:

@@ -32,7 +32,7 @@ PLANNED = {
     "filestore_archive": ("only", "leave_out", "direct"),
     "session_end": ("socket",),
     "web_closed": ("unit",),
-    "docker_guests": ("socket",),
+    "docker_guests": ("socket", "prove"),
     "libvirt_guests": ("uri", "snapshot", "copy"),
     "proxmox_guests": (
         "api", "snapshot", "snapshot_name", "copy", "copy_timeout", "storage", "keep_off", "lock_wait", "leave_out",
@@ -149,7 +149,20 @@ def _docker_guests(item: Item, plan: Plan, view: View, vault: str) -> Options:
         "label": label,
         "containers": _containers(item),
         "others": sorted({name for one in same for name in _containers(one)}),
+        "held_units": sorted(_held_units(item["host"], plan, view)),
+        "owned": item["identity"].get("units") or {},
         "staging": item["expects"].get("staging"),
+    }
+
+
+def _held_units(host: str, plan: Plan, view: View) -> set[str]:
+    """Units of this host's applications that were seen stopped, and are held off. A container of such a unit is started by nothing else."""
+    return {
+        str(service["unit"])
+        for one in plan.of("application", host=host)
+        if view.value(one["id"], "service") == "stopped"
+        for service in one["expects"].get("services") or ()
+        if service.get("unit")
     }
 
 

@@ -20,7 +20,7 @@ import struct
 import subprocess
 import tempfile
 import threading
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
@@ -117,6 +117,20 @@ for p in sys.argv[1:]:
     except OSError:
         r[p] = None
 sys.stdout.buffer.write(@MARKER@ + json.dumps(r).encode("ascii"))
+""".replace("@MARKER@", repr(MARKER))
+
+_STREAM_CODE = """
+import os, struct, sys
+try:
+    fd = os.open(sys.argv[1], os.O_RDONLY | os.O_NOFOLLOW)
+except OSError as exc:
+    sys.exit(exc.strerror)
+o = sys.stdout.buffer
+o.write(@MARKER@)
+with os.fdopen(fd, "rb") as f:
+    for b in iter(lambda: f.read(1048576), b""):
+        o.write(struct.pack(">I", len(b)) + b)
+o.write(struct.pack(">I", 0))
 """.replace("@MARKER@", repr(MARKER))
 
 _READ_CODE = """
@@ -309,6 +323,46 @@ def digests(reach: Reach, paths: Sequence[str], timeout: float = 3600) -> dict[s
 def read(reach: Reach, path: str, timeout: float = 60) -> bytes:
     """A small file of the host; empty where there is none."""
     return call(reach, with_python(_READ_CODE, [path]), None, timeout)
+
+
+@contextlib.contextmanager
+def stream(reach: Reach, path: str) -> Iterator[Iterator[bytes]]:
+    """A file of the host, piece by piece. Raises Refusal where it ends before its end: pieces are framed."""
+    with tempfile.TemporaryFile() as errors:
+        child = subprocess.Popen(
+            reach.argv(with_python(_STREAM_CODE, [path])),
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            env=_environment(),
+            start_new_session=True,
+        )
+        if child.stdout is None:
+            raise AssertionError("Popen was given a pipe and made none")
+        try:
+            yield _framed(reach, path, child.stdout, errors)
+        finally:
+            child.stdout.close()
+            child.kill()
+            child.wait()
+
+
+def _framed(reach: Reach, path: str, pipe: IO[bytes], errors: IO[bytes]) -> Iterator[bytes]:
+    talk = b""
+    while not talk.endswith(MARKER):
+        line = pipe.readline(MARKER_LIMIT)
+        talk = talk[-MARKER_LIMIT:] + line
+        if not line:
+            raise Refusal(f"{reach.name}: {path}: {_tail(errors) or 'no answer'}")
+    while True:
+        head = pipe.read(4)
+        size = struct.unpack(">I", head)[0] if len(head) == 4 else -1
+        if size == 0:
+            return
+        block = pipe.read(size) if size > 0 else b""
+        if len(block) != size:
+            raise Refusal(f"{reach.name}: {path}: the stream was cut")
+        yield block
 
 
 @dataclass

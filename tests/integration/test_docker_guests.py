@@ -1,7 +1,10 @@
 # Copyright: sunset.crm contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""docker_guests' verbs against a real engine, with containers that behave badly. The engine is reached through the relay."""
+"""docker_guests' verbs against a real engine, with containers that behave badly. The engine is reached through the relay.
+
+Engines that are restarted, swarms and Podman: test_docker_engines.py. An engine that answers wrong: test_docker_faults.py.
+"""
 
 from __future__ import annotations
 
@@ -21,7 +24,7 @@ import docker
 import docker.errors
 import pytest
 
-from ansible_collections.sunset.crm.plugins.plugin_utils import docker_verbs, guests, relay
+from ansible_collections.sunset.crm.plugins.plugin_utils import docker_proof, docker_verbs, guest_verbs, guests, relay
 from ansible_collections.sunset.crm.plugins.plugin_utils.account import Account
 from ansible_collections.sunset.crm.plugins.plugin_utils.docker_engine import Engine
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
@@ -33,6 +36,38 @@ SLOW = "trap 'sleep 6; exit 0' TERM; while :; do sleep 0.1; done"
 IGNORES = "trap '' TERM; while :; do sleep 0.1; done"
 ANSWERS_137 = "trap 'exit 137' TERM; while :; do sleep 0.1; done"
 NO_HANDLER_SIGNAL = "SIGUSR1"
+
+
+# Trap of facts (hypervisors, section 5 and 0) -> the test that holds it. test_every_trap_has_its_test looks that none is without.
+ENGINES, FAULTS = "test_docker_engines.py::", "test_docker_faults.py::"
+TRAPS = {
+    "docker-py 1374, 2243; compose 6214, 3834: reading times out during a long stop": "test_all_ways_of_ending_are_told_apart",
+    "compose 8784: timeout ignored": "test_what_ignores_the_signal_is_named_and_left_running",
+    "PDMLab 228: stop returns early": "test_all_ways_of_ending_are_told_apart",
+    "moby 12626, 11008, 38755, 33306, 25293; fact 7: a stopped container with the policy always comes back": ENGINES
+    + "test_after_an_engine_restart_everything_stays_off_and_resume_restores_exactly",
+    "moby 32357, 26828, 22471; storj 2300; postgres 1207; fact 8: killed at 10 s by the engine's own stop": FAULTS
+    + "test_the_engine_is_restarted_in_the_middle",
+    "moby 15853, 12797, 28366; nomad 736: a paused container cannot be stopped": "test_paused_and_restarting_containers",
+    "exit code 137 is not always force": "test_all_ways_of_ending_are_told_apart",
+    "killed by somebody else": "test_a_kill_by_somebody_else_is_seen",
+    "containers that vanish when they end": "test_a_vanishing_container_is_refused_untouched",
+    "commit leaves volumes out": "test_saved_containers_hold_what_the_container_wrote",
+    "a saved image that nobody started": "test_a_saved_image_is_proven_by_starting_it",
+    "swarm starts another task": ENGINES + "test_services_of_a_swarm",
+    "global services cannot be scaled": ENGINES + "test_what_of_a_swarm_cannot_be_scaled_is_refused_by_name",
+    "podman 17542: negative timeout; no change of policy; units start the container again": ENGINES + "test_podman",
+    "pods": ENGINES + "test_a_pod_of_podman_is_taken_whole_or_not",
+    "answer cut after the request was taken": FAULTS + "test_spoilt_answers",
+    "controller killed between request and answer": FAULTS + "test_controller_killed_between_request_and_answer",
+}
+
+
+def test_every_trap_has_its_test() -> None:
+    here = Path(__file__)
+    for trap, where in TRAPS.items():
+        file, _sep, test = where.rpartition("::")
+        assert f"def {test}(" in (here.parent / (file or here.name)).read_text(), trap
 
 
 class Stack:
@@ -88,27 +123,21 @@ class Stack:
             yield engine
 
     def stop(self, *short: str, timeout: float = 15, check: bool = False, **rest: Any) -> dict[str, Any]:
-        limits = docker_verbs.Limits(timeout, rest.pop("force_after", None), rest.pop("allowed_by", ""))
+        order = guest_verbs.Order(
+            self.names(*short), timeout=timeout, force_after=rest.pop("force_after", None), allowed_by=rest.pop("allowed_by", "")
+        )
+        memory = guest_verbs.Memory(rest.pop("former", {}), rest.pop("asked", {}), self.notes.append)
         with self.engine(self.names(*rest.pop("others", ()))) as engine:
-            return docker_verbs.stop(
-                engine,
-                Account("docker_guests", "container:t"),
-                self.names(*short),
-                limits,
-                rest.pop("former", {}),
-                self.notes.append,
-                check,
-            )
+            return guest_verbs.stop(engine, Account("docker_guests", "container:t"), order, memory, check)
 
     def start(self, former: dict[str, Any], check: bool = False) -> dict[str, Any]:
         with self.engine() as engine:
             return docker_verbs.start(engine, Account("docker_guests", "container:t"), former, 15, check)
 
-    def save(self, staging: Path, *short: str, check: bool = False) -> dict[str, Any]:
+    def save(self, staging: Path, *short: str, check: bool = False, prove: bool = False) -> dict[str, Any]:
+        saving = docker_verbs.Saving("container:t", self.names(*short), str(staging), prove, watch=1.0)
         with self.engine() as engine:
-            return docker_verbs.save(
-                engine, Account("docker_guests", "container:t"), relay.here(), "container:t", self.names(*short), str(staging), check
-            )
+            return docker_verbs.save(engine, Account("docker_guests", "container:t"), relay.here(), saving, check)
 
     def row(self, answer: dict[str, Any], short: str) -> dict[str, Any]:
         found: dict[str, Any] = answer["result"]["guests"][self.name(short)]
@@ -179,8 +208,8 @@ def test_all_ways_of_ending_are_told_apart(stack: Stack) -> None:
     assert stack.row(done, "dies")["after"]["exit_code"] == 143
     assert stack.row(done, "signal")["after"]["exit_code"] == 5
     assert 5.5 < stack.row(done, "slow")["seconds"] < 8
-    assert stack.row(done, "slow")["policy_before"] == "unless-stopped"
-    assert {stack.row(done, short)["policy_after"] for short in everyone} == {"no"}
+    assert stack.row(done, "slow")["returned_before"] == "restart policy unless-stopped"
+    assert {stack.row(done, short)["returns_after"] for short in everyone} == {""}
     assert done["result"]["way"] == "unknown"
     assert (stack.status("stranger"), stack.policy("stranger")) == ("running", "always")
 
@@ -206,7 +235,7 @@ def test_what_ignores_the_signal_is_named_and_left_running(stack: Stack) -> None
     assert (stack.row(forced, "ignores")["how"], stack.row(forced, "obeys")["how"]) == (guests.BY_FORCE, guests.ALREADY_OFF)
     assert (forced["result"]["way"], forced["result"]["force_allowed_by"]) == ("forced", "Ada")
     assert forced["result"]["forced"] == stack.names("ignores")
-    assert stack.row(forced, "ignores")["policy_before"] == "always"
+    assert forced["result"]["former"][stack.name("ignores")]["policy"]["Name"] == "always"
 
 
 def test_a_kill_by_somebody_else_is_seen(stack: Stack) -> None:
@@ -330,7 +359,7 @@ def test_killed_between_policy_and_stop(stack: Stack) -> None:
         with pytest.raises(Killed):
             stack.stop("a", "b", "off")
     assert (stack.status("a"), stack.policy("a"), stack.policy("off")) == ("running", "no", "no")
-    noted = stack.notes[-1]["former"]
+    noted = [note for note in stack.notes if note["kind"] == "found"][-1]["former"]
 
     done = stack.stop("a", "b", "off", former=noted)
     assert (done["changed"], done["evidence"]["verdict"]) == (True, "yes")
@@ -353,7 +382,7 @@ def test_a_container_that_does_not_come_back_is_named(stack: Stack) -> None:
     stack.settle()
     former = stack.stop("once")["result"]["former"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(docker_verbs, "SETTLE", 0.2)
+        patch.setattr(guest_verbs, "SETTLE", 0.2)
         back = stack.start(former)
     assert back["failed"] is True
     assert f"{stack.name('once')} does not run" in back["msg"]
@@ -403,6 +432,63 @@ def test_saved_containers_hold_what_the_container_wrote(stack: Stack, tmp_path: 
     finally:
         stack.remove()
         stack.api.remove_volume(f"ste-{stack.mark}", force=True)
+
+
+def left_of_proofs(stack: Stack) -> list[Any]:
+    images = [
+        tag for image in stack.api.images() for tag in image["RepoTags"] or () if tag.startswith(("sunset-proof/t", "sunset-saved/t"))
+    ]
+    return [*images, *stack.api.containers(all=True, filters={"label": "org.sunset-crm.proof=container:t"})]
+
+
+def test_a_saved_image_is_proven_by_starting_it(stack: Stack, tmp_path: Path) -> None:
+    stack.make("db", OBEYS, "always", binds={f"ste-{stack.mark}": {"bind": "/vol"}})
+    stack.make("fails", "test ! -e /tmp/done || exit 4; echo >/tmp/done; " + OBEYS)
+    stack.settle()
+    stack.stop("db", "fails")
+    try:
+        assert stack.save(tmp_path / "s", "db", "fails")["result"]["starts"] == {}
+        dry = stack.save(tmp_path / "s", "db", "fails", check=True, prove=True)
+        assert (dry["changed"], dry["result"]["would_save"]) == (True, [])
+        done = stack.save(tmp_path / "s", "db", "fails", prove=True)
+        assert (done["changed"], done["evidence"]["verdict"]) == (True, "yes"), done.get("msg")
+        starts = done["result"]["starts"]
+        assert (starts[stack.name("db")]["starts"], starts[stack.name("fails")]["starts"]) == ("yes", "unknown"), starts
+        assert starts[stack.name("fails")]["exit_code"] == 4
+        assert left_of_proofs(stack) == []
+        again = stack.save(tmp_path / "s", "db", "fails", prove=True)
+        assert (again["changed"], again["result"]["starts"]) == (False, starts)
+        # The container itself was not touched.
+        assert (stack.status("db"), stack.policy("db")) == ("exited", "no")
+    finally:
+        stack.remove()
+        stack.api.remove_volume(f"ste-{stack.mark}", force=True)
+
+
+def test_killed_in_the_middle_of_a_proof_leaves_nothing_after_the_next_run(stack: Stack, tmp_path: Path) -> None:
+    stack.make("db", OBEYS)
+    stack.settle()
+    stack.stop("db")
+
+    class Killed(BaseException):
+        pass
+
+    def die(*_all: Any) -> None:
+        raise Killed
+
+    with pytest.MonkeyPatch.context() as patch:
+        # What a killed controller does not do either: clean up.
+        patch.setattr(docker_proof, "_remove", lambda *_all: None)
+        patch.setattr(Engine, "drop_snapshot", lambda *_all: None)
+        patch.setattr(docker_proof, "judged", die)
+        with pytest.raises(Killed):
+            stack.save(tmp_path / "s", "db", prove=True)
+    assert len(left_of_proofs(stack)) >= 2
+    # It is no guest of the set meanwhile.
+    assert stack.stop("db")["changed"] is False
+    done = stack.save(tmp_path / "s", "db", prove=True)
+    assert done["result"]["starts"][stack.name("db")]["starts"] == "yes"
+    assert left_of_proofs(stack) == []
 
 
 def _member(tar: bytes, name: str) -> bytes:

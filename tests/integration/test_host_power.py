@@ -274,7 +274,7 @@ def test_containers_through_ssh_port_key_and_jump_host(running: Host, container:
     assert dry["changed"] is True, dry.get("msg")
     done = running.play("docker_guests", {**base, "state": "stopped"}, **way)
     assert (done["changed"], done["evidence"]["verdict"]) == (True, "yes"), done.get("msg")
-    assert done["result"]["guests"][container]["policy_before"] == "always"
+    assert done["result"]["guests"][container]["returned_before"] == "restart policy always"
     # The former state is in the ledger before the first change.
     book = [json.loads(line) for line in (running.folder / "estate" / "ledger.jsonl").read_text().splitlines()]
     assert [(line["kind"], line["former"][container]["policy"]["Name"]) for line in book if line["kind"] == "found"] == [

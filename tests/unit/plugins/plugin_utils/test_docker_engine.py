@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.sunset.crm.plugins.plugin_utils import docker_engine as engine
+from ansible_collections.sunset.crm.plugins.plugin_utils import docker_facts as engine
 from ansible_collections.sunset.crm.plugins.plugin_utils.guests import Guest
 
 
@@ -50,7 +50,7 @@ def test_no_dependencies_is_an_empty_label() -> None:
     assert engine.needs_of(inspect(labels={"com.docker.compose.depends_on": ""}), {}, {}) == frozenset()
 
 
-@pytest.mark.parametrize("label", sorted(engine.OWNERS))
+@pytest.mark.parametrize("label", [*sorted(engine.OWNERS), "com.docker.swarm.service.name", "PODMAN_SYSTEMD_UNIT"])
 def test_containers_of_other_masters_are_refused(label: str) -> None:
     assert label in engine.refusal_of(inspect(labels={label: "x"}))
 
