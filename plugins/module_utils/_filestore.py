@@ -355,7 +355,6 @@ def tar_argv(path, known):
         "tar",
         "--create",
         "--file=-",
-        "--blocking-factor=256",  # 128 KiB a write instead of 10
         "--directory=" + path,
         "--format=pax",
         "--numeric-owner",

@@ -108,7 +108,7 @@ class World:
             {"hosts": "all", "tasks": [{"sunset.crm.run_close": None, "run_once": True}]},
         ]
         path.write_text(yaml.safe_dump([{"gather_facts": False, **play} for play in plays], sort_keys=False))
-        probed = {"sunset_vault_seen": {"vault": {"uid": 906, "problems": []}}, "rescue_timeout": 150, **more}
+        probed = {"sunset_vault_seen": {"vault": {"uid": 906, "problems": []}}, "rescue_timeout": 400, **more}
         environment = {
             **os.environ, "ANSIBLE_CONFIG": str(TOP / "ansible.cfg"), "ANSIBLE_COLLECTIONS_PATH": str(TOP / ".collections"),
             "ANSIBLE_STDOUT_CALLBACK": "ansible.builtin.default", "ANSIBLE_NOCOLOR": "1", "ANSIBLE_LOCAL_TEMP": str(self.folder / "tmp"),
@@ -192,8 +192,8 @@ def kill_tree(root: int) -> None:
 
 
 ENTER: list[Result] = [
-    {"sunset.crm.host_power": {"item": f"host:{HOST}", "state": "woken", "timeout": 150}},
-    {"sunset.crm.rescue_boot": {"item": f"host:{HOST}", "timeout": 150}},
+    {"sunset.crm.host_power": {"item": f"host:{HOST}", "state": "woken", "timeout": 400}},
+    {"sunset.crm.rescue_boot": {"item": f"host:{HOST}", "timeout": 400}},
 ]
 
 
