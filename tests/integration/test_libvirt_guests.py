@@ -340,7 +340,7 @@ def test_a_guest_that_did_not_hear_the_first_run_is_asked_once_more(world: World
     with world.engine("unheard") as engine:
         life = engine.life(engine.observe()[0])
     world.notes.append({"kind": "asked", "guest": "unheard", "life": life, "at_seconds": time.time()})
-    done = world.stop("unheard", remembering=True, timeout=4)
+    done = world.stop("unheard", remembering=True, timeout=16)
     assert (done["evidence"]["verdict"], did(done)) == ("yes", ["left to come down, it was asked before", "asked"]), (key, done.get("msg"))
 
 

@@ -105,7 +105,7 @@ def test_every_request_is_one_that_this_version_knows(version: str, tmp_path: Pa
         stubborn = one.pve.add_vm(103, "crm-old", node="pve1", status="running")
         stubborn.acpi = False
         ledger = Ledger()
-        stop(one, [*NAMES, "103"], ledger, timeout=8, force_after=1)
+        stop(one, [*NAMES, "103"], ledger, timeout=30, force_after=1)
         start(one, [*NAMES, "103"], ledger)
         assert stubborn.vmid == 103 and one.pve.starts(103) == 1
         assert pve_schema.problems(one.pve.seen, version) == []
@@ -229,7 +229,7 @@ def test_proxmox_kvm_22_nothing_is_forced_unless_it_was_allowed(both: pve_fake.S
 def test_force_is_recorded_with_who_allowed_it(both: pve_fake.Serving) -> None:
     vm = both.pve.add_vm(100, "crm-db", status="running")
     vm.acpi = False
-    done = stop(both, ["100"], timeout=8, force_after=1)
+    done = stop(both, ["100"], timeout=30, force_after=1)
     assert not done.get("failed") and vm.status == "stopped" and ends(done) == {"100": (BY_FORCE, "no")}
     assert (done["result"]["way"], done["result"]["forced"], done["result"]["force_allowed_by"]) == ("forced", ["100"], "alice")
 
