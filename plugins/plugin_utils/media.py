@@ -3,7 +3,8 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """The dry run of the wipe over the whole fleet: what each machine showed, held against the plan, decided, as rows and as a table.
 
-Pure. Nothing here touches a device; the wipe itself decides again from what it sees on the opened descriptor.
+Pure. Nothing here touches a device. The wipe goes by the plan's method and does not ask this decision again; what it refuses by itself is
+what it sees on the descriptor that it has opened (C(_wipe_judge.refusals)).
 """
 
 from __future__ import annotations

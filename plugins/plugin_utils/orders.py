@@ -107,6 +107,8 @@ def _faults(entry: Mapping[str, Any], item: Item) -> list[str]:
         return ["it is about another medium"]
     wrong = [f"it does not say {name}" for name in SAID if not str(entry.get(name) or "").strip()]
     serial = item["identity"].get("serial") or item["identity"].get("wwid") or item["identity"].get("inode")
-    if str(entry.get("serial")) != str(serial):
+    if serial is None:
+        wrong.append("the plan knows no serial number of it, so nobody can say which one was destroyed; sign a waiver of the gate 'wipe'")
+    elif str(entry.get("serial")) != str(serial):
         wrong.append(f"it names {entry.get('serial')!r}, the plan has {serial!r}")
     return wrong

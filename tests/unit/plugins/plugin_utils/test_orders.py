@@ -61,6 +61,12 @@ def test_another_serial_another_kind_and_the_operators_own_word_end_nothing() ->
     assert orders.excuse(ITEM, words("nonsense", None)) == "" and orders.excuse(ITEM, words(media="nonsense")) == ""
 
 
+def test_a_medium_without_a_name_of_its_own_is_not_destroyed_by_a_word() -> None:
+    nameless = {**ITEM, "identity": {"size": 1 << 30}}
+    assert orders.excuse(nameless, words({**ENTRY, "serial": "None"})) == ""
+    assert "nobody can say which one" in orders.doubts(nameless, words({**ENTRY, "serial": "None"}))[0]
+
+
 def test_a_waiver_counts_by_name_alone() -> None:
     assert "waived by berta: lost in the move" in orders.excuse(
         ITEM, words(kind="waiver", gate="wipe", items=[ITEM["id"]], reason="lost in the move")
