@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible_collections.sunset.crm.plugins.plugin_utils import docker_verbs, guest_action, guest_verbs, ledger, relay
-from ansible_collections.sunset.crm.plugins.plugin_utils.account import Account
-from ansible_collections.sunset.crm.plugins.plugin_utils.arguments import checked
-from ansible_collections.sunset.crm.plugins.plugin_utils.docker_engine import Engine
-from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
-from ansible_collections.sunset.crm.plugins.plugin_utils.estate import Estate
-from ansible_collections.sunset.crm.plugins.plugin_utils.recording import RecordedAction
+from ansible_collections.sunset.crm.plugins.plugin_utils import relay
+from ansible_collections.sunset.crm.plugins.plugin_utils.actions.account import Account
+from ansible_collections.sunset.crm.plugins.plugin_utils.actions.arguments import check_force, checked
+from ansible_collections.sunset.crm.plugins.plugin_utils.actions.recording import RecordedAction
+from ansible_collections.sunset.crm.plugins.plugin_utils.docker import verbs as docker_verbs, way as docker_way
+from ansible_collections.sunset.crm.plugins.plugin_utils.docker.engine import Engine
+from ansible_collections.sunset.crm.plugins.plugin_utils.guests import action as guest_action, lost_sight, verbs as guest_verbs
+from ansible_collections.sunset.crm.plugins.plugin_utils.record import ledger
+from ansible_collections.sunset.crm.plugins.plugin_utils.record.estate import Estate
 
 SPEC: dict[str, Any] = {
     "state": {"type": "str", "required": True, "choices": ["stopped", "started", "saved"]},
@@ -27,6 +29,7 @@ SPEC: dict[str, Any] = {
     "socket": {"type": "path", "default": "/var/run/docker.sock"},
     "held_units": {"type": "list", "elements": "str", "default": []},
     "owned": {"type": "dict", "default": {}},
+    "engines": {"type": "dict", "default": {}},
     "staging": {"type": "str"},
     "prove": {"type": "bool", "default": False},
 }
@@ -41,8 +44,7 @@ class ActionModule(RecordedAction):
 
     def perform(self, args: dict[str, Any], task_vars: dict[str, Any], check: bool) -> dict[str, Any]:
         options = checked(self.name, SPEC, args, **RULES)
-        if options["force_after"] is not None and options["force_after"] >= options["timeout"]:
-            raise Refusal("force_after must be shorter than timeout, or a killed container has no time left to be seen off")
+        check_force(options, "a container")
         account = Account(self.name, options["item"])
         book = Estate.at(task_vars.get("sunset_estate_dir")).ledger_file
         former, asked = guest_action.remembered(ledger.read(book), options["item"])
@@ -52,6 +54,8 @@ class ActionModule(RecordedAction):
             ledger.append(book, {"item": options["item"], "aspect": "guest", **found})
 
         reach = relay.from_connection(self._connection)
+        if options["state"] != "started":
+            docker_way.check_awake(reach, options["socket"])
         with (
             relay.Relay(reach, options["socket"]) as way,
             Engine(
@@ -62,6 +66,8 @@ class ActionModule(RecordedAction):
                 held_units=options["held_units"],
                 owned=options["owned"],
                 asked=asked,
+                owners=lambda pids: docker_way.owners(reach, pids),
+                strays=lambda ids: lost_sight.containers(reach, ids),
             ) as engine,
         ):
             if options["state"] == "started":
@@ -75,4 +81,4 @@ class ActionModule(RecordedAction):
                 force_after=options["force_after"],
                 allowed_by=options["force_allowed_by"] or "",
             )
-            return guest_verbs.stop(engine, account, order, guest_verbs.Memory(former, asked, note), check)
+            return docker_verbs.stop(engine, account, order, guest_verbs.Memory(former, asked, note), check, options["engines"])

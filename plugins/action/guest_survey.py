@@ -6,24 +6,33 @@
 from __future__ import annotations
 
 import posixpath
+from functools import partial
 from typing import Any
 
 from ansible.plugins.action import ActionBase
 
-from ansible_collections.sunset.crm.plugins.plugin_utils import guest_reading, relay
-from ansible_collections.sunset.crm.plugins.plugin_utils.docker_engine import Engine
-from ansible_collections.sunset.crm.plugins.plugin_utils.docker_facts import PROOF, name_of
-from ansible_collections.sunset.crm.plugins.plugin_utils.docker_podman import unit_of
+from ansible_collections.sunset.crm.plugins.plugin_utils import relay
+from ansible_collections.sunset.crm.plugins.plugin_utils.actions.recording import plain
+from ansible_collections.sunset.crm.plugins.plugin_utils.docker import images as docker_images, swarm as docker_swarm, way as docker_way
+from ansible_collections.sunset.crm.plugins.plugin_utils.docker.engine import Engine
+from ansible_collections.sunset.crm.plugins.plugin_utils.docker.facts import PROOF, name_of
+from ansible_collections.sunset.crm.plugins.plugin_utils.docker.podman import unit_of
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
-from ansible_collections.sunset.crm.plugins.plugin_utils.recording import plain
+from ansible_collections.sunset.crm.plugins.plugin_utils.guests import reading as guest_reading
+from ansible_collections.sunset.crm.plugins.plugin_utils.planning import virtual_media
 
 SOCKET = "/var/run/docker.sock"
 
 
 def expected(
-    declared: dict[str, Any], inspects: list[dict[str, Any]], volumes: list[dict[str, Any]], services: dict[str, str] | None = None
+    declared: dict[str, Any],
+    inspects: list[dict[str, Any]],
+    volumes: list[dict[str, Any]],
+    services: dict[str, str] | None = None,
+    managers: list[str] | None = None,
 ) -> dict[str, Any]:
-    """What the survey says of one declared container set. services: those of a swarm, name -> id. Pure."""
+    """What the survey says of one declared container set. services: those of a swarm, name -> id. managers: of a swarm that this engine only
+    works for. Pure."""
     names = {**{name_of(one): one["Id"] for one in inspects}, **(services or {})}
     units = {
         name_of(one): {"unit": unit_of(one), "id": one["Id"], "image": one["Config"]["Image"], "image_id": one["Image"]}
@@ -33,8 +42,11 @@ def expected(
     missing = sorted(set(declared.get("containers") or []) - set(names))
     undeclared = {volume["name"] for volume in volumes} - {volume["volume"] for volume in declared.get("volumes", [])}
     identity = {"containers": sorted(names), "ids": names, **({"units": units} if units else {})}
+    tasks = [told for one in inspects if managers is not None and (told := docker_swarm.task_refusal(one, False, "", managers))]
     detail = ""
-    if not names:
+    if tasks:
+        detail = tasks[0]
+    elif not names:
         detail = f"no container has the label {declared['label']}"
     elif missing:
         detail = f"declared and not there: {', '.join(missing)}"
@@ -109,6 +121,7 @@ class ActionModule(ActionBase):
         items = plain(self._task.args.get("items") or [])
         try:
             seen, findings = guest_reading.read(self._connection, [item for item in items if item.get("kind") == "guest"])
+            self._follow([disk for one in seen.values() for disk in one.get("disks") or []], task_vars or {})
             covered = [str(item["path"]) for item in items if item.get("kind") == "filestore" and item.get("path")]
             boxes = self._read([item for item in items if item.get("kind") == "container"], covered)
             return {
@@ -120,17 +133,35 @@ class ActionModule(ActionBase):
         except Refusal as exc:
             return {**result, "failed": True, "changed": False, "msg": str(exc)}
 
+    def _follow(self, disks: list[dict[str, Any]], task_vars: dict[str, Any]) -> None:
+        """Add to each disk that lies on the host what it is made of, and on which devices that lies."""
+        local = [disk for disk in disks if disk["type"] in virtual_media.LOCAL]
+        wanted = sorted({(disk["source"], disk["format"]) for disk in local})
+        if not wanted:
+            return
+        asked = [{"path": path, "format": form} for path, form in wanted]
+        done = self._execute_module(module_name="sunset.crm.volume_info", module_args={"disks": asked}, task_vars=task_vars)
+        if done.get("failed") or len(done.get("disks") or []) != len(wanted):
+            raise Refusal(f"the host does not say what the disks of its guests are made of: {done.get('msg') or done.get('module_stderr')}")
+        told = dict(zip(wanted, plain(done["disks"]), strict=True))
+        for disk in local:
+            disk.update({name: told[disk["source"], disk["format"]][name] for name in ("chain", "problem", "media")})
+
     def _read(self, declared: list[dict[str, Any]], covered: list[str]) -> dict[str, Any]:
         seen: dict[str, Any] = {}
         findings: list[dict[str, Any]] = []
         reach = relay.from_connection(self._connection)
         for socket in sorted({item.get("socket", SOCKET) for item in declared}):
             sets = [item for item in declared if item.get("socket", SOCKET) == socket]
+            docker_way.check_awake(reach, socket)
             with relay.Relay(reach, socket) as way:
                 for item in sets:
-                    with Engine(way.address, item["label"], way=way, others=others_of(item, sets)) as engine:
+                    owners = partial(docker_way.owners, reach)
+                    with Engine(way.address, item["label"], way=way, others=others_of(item, sets), owners=owners) as engine:
                         inspects = engine.inspects()
-                        seen[f"container:{item['name']}"] = expected(item, inspects, engine.volumes(inspects), engine.services())
+                        seen[f"container:{item['name']}"] = expected(
+                            item, inspects, docker_images.volumes(engine, inspects), engine.services()
+                        )
                         findings += loose_binds(inspects, covered)
                         rows = list(engine.api.containers(all=True))
             if not all(item.get("shared_engine") for item in sets):

@@ -7,13 +7,15 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible_collections.sunset.crm.plugins.plugin_utils import booting, controllers, witness
-from ansible_collections.sunset.crm.plugins.plugin_utils.account import Account
-from ansible_collections.sunset.crm.plugins.plugin_utils.arguments import checked
-from ansible_collections.sunset.crm.plugins.plugin_utils.controllers import Controller, Silent
+from ansible_collections.sunset.crm.plugins.plugin_utils.actions.account import Account
+from ansible_collections.sunset.crm.plugins.plugin_utils.actions.arguments import checked
+from ansible_collections.sunset.crm.plugins.plugin_utils.actions.recording import RecordedAction
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
-from ansible_collections.sunset.crm.plugins.plugin_utils.powering import shown
-from ansible_collections.sunset.crm.plugins.plugin_utils.recording import RecordedAction
+from ansible_collections.sunset.crm.plugins.plugin_utils.power import booting, witness
+from ansible_collections.sunset.crm.plugins.plugin_utils.power.controllers import Controller, Silent
+from ansible_collections.sunset.crm.plugins.plugin_utils.record import ledger
+from ansible_collections.sunset.crm.plugins.plugin_utils.record.estate import Estate
+from ansible_collections.sunset.crm.plugins.plugin_utils.rescue import rescue
 
 SPEC: dict[str, Any] = {
     "state": {"type": "str", "required": True, "choices": ["rescue", "usual"]},
@@ -29,29 +31,29 @@ class ActionModule(RecordedAction):
 
     def perform(self, args: dict[str, Any], task_vars: dict[str, Any], check: bool) -> dict[str, Any]:
         options = checked(self.name, SPEC, args)
-        boot = booting.described(options["boot"])
+        boot = self._boot(options, task_vars)
+        if options["state"] == "usual" and not options["former"] and task_vars.get("sunset_estate_dir"):
+            options["former"] = booting.remembered(ledger.read(Estate.at(task_vars["sunset_estate_dir"]).ledger_file), options["item"])
         account = Account(self.name, options["item"])
         with witness.Watch(options["witness"]) as watch:
             try:
-                return self._set(options, boot, watch, self._controller(options, watch), account, check)
+                controller = booting.own_controller(options["item"], watch, options["board"])
+                return self._set(options, boot, watch, controller, account, check)
             except Silent as exc:
                 raise Refusal(f"{options['item']}: {exc}. What came of it shows in the next run: run the same command again.") from None
 
-    def _controller(self, options: dict[str, Any], watch: witness.Watch) -> Controller:
-        controller = watch.controller()
-        if controller is None:
+    def _boot(self, options: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
+        """The description with the address of its medium. One that the control node makes is there only while rescue_boot waits for it."""
+        boot = booting.described(options["boot"])
+        if not (boot.get("serve") or boot.get("publish")) or boot["way"] != "media":
+            return boot
+        if options["state"] == "rescue":
             raise Refusal(
-                f"{options['item']} has no management controller (a witness of kind redfish or ipmi), so nothing can be set at it"
+                f"{options['item']}: its medium is made and given out by rescue_boot, which also sets and puts back what it boots from; "
+                "with a medium of your own (image) it can be set here. Nothing was changed."
             )
-        declared = next(one for one in watch.witnesses if one["kind"] in witness.CONTROLLERS)
-        reading = watch.look()
-        seen = {name: shown(reading, name) for name in ("uuid", "serial")}
-        if controllers.same_machine({**options["board"], **declared}, seen, {}) != "yes":
-            raise Refusal(
-                f"{options['item']}: nothing shows that the controller is that of this host; another machine could be booted into a rescue "
-                "system. Nothing was changed. Give the witness the serial or the uuid that the controller shows."
-            )
-        return watch.controller() or controller
+        keys = rescue.Keys.of(Estate.at(task_vars.get("sunset_estate_dir")), options["item"], make=False)
+        return booting.addressed(boot, keys.token if keys else "")
 
     def _set(
         self, options: dict[str, Any], boot: dict[str, Any], watch: witness.Watch, controller: Controller, account: Account, check: bool

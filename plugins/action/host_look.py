@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible_collections.sunset.crm.plugins.plugin_utils import guest_reading
-from ansible_collections.sunset.crm.plugins.plugin_utils.account import Account
-from ansible_collections.sunset.crm.plugins.plugin_utils.estate import Estate
-from ansible_collections.sunset.crm.plugins.plugin_utils.recording import RecordedAction, plain
+from ansible_collections.sunset.crm.plugins.plugin_utils.actions.account import Account
+from ansible_collections.sunset.crm.plugins.plugin_utils.actions.recording import RecordedAction, plain
+from ansible_collections.sunset.crm.plugins.plugin_utils.guests import reading as guest_reading
+from ansible_collections.sunset.crm.plugins.plugin_utils.record.estate import Estate
 
 
 class ActionModule(RecordedAction):

@@ -10,19 +10,32 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from ansible.errors import AnsibleConnectionFailure
+from ansible.errors import AnsibleConnectionFailure, AnsibleError
 
-from ansible_collections.sunset.crm.plugins.plugin_utils import certify, controllers, ledger, orders, rescue, steps, witness
-from ansible_collections.sunset.crm.plugins.plugin_utils.account import Account
-from ansible_collections.sunset.crm.plugins.plugin_utils.arguments import checked
-from ansible_collections.sunset.crm.plugins.plugin_utils.controllers import Silent
+from ansible_collections.sunset.crm.plugins.plugin_utils.actions.account import Account
+from ansible_collections.sunset.crm.plugins.plugin_utils.actions.arguments import check_force, checked
+from ansible_collections.sunset.crm.plugins.plugin_utils.actions.recording import RecordedAction
+from ansible_collections.sunset.crm.plugins.plugin_utils.certificates import certify, orders
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
-from ansible_collections.sunset.crm.plugins.plugin_utils.estate import Estate
-from ansible_collections.sunset.crm.plugins.plugin_utils.plan import Item
-from ansible_collections.sunset.crm.plugins.plugin_utils.powering import busy, how_it_ended, off_result, recorded_machine, shown
-from ansible_collections.sunset.crm.plugins.plugin_utils.recording import RecordedAction
-from ansible_collections.sunset.crm.plugins.plugin_utils.redfish import GOING_DOWN
-from ansible_collections.sunset.crm.plugins.plugin_utils.session import Session
+from ansible_collections.sunset.crm.plugins.plugin_utils.planning.plan import Item
+from ansible_collections.sunset.crm.plugins.plugin_utils.power import controllers, witness
+from ansible_collections.sunset.crm.plugins.plugin_utils.power.controllers import Silent
+from ansible_collections.sunset.crm.plugins.plugin_utils.power.powering import (
+    asked_to_end,
+    busy,
+    how_it_ended,
+    off_result,
+    recorded_machine,
+    seen_off,
+    shown,
+)
+from ansible_collections.sunset.crm.plugins.plugin_utils.power.redfish import GOING_DOWN
+from ansible_collections.sunset.crm.plugins.plugin_utils.proxmox import nodes as proxmox_nodes
+from ansible_collections.sunset.crm.plugins.plugin_utils.record import ledger, view
+from ansible_collections.sunset.crm.plugins.plugin_utils.record.estate import Estate
+from ansible_collections.sunset.crm.plugins.plugin_utils.rescue import rescue
+from ansible_collections.sunset.crm.plugins.plugin_utils.runs.session import Session
+from ansible_collections.sunset.crm.plugins.plugin_utils.steps import steps
 
 SPEC: dict[str, Any] = {
     "state": {"type": "str", "required": True, "choices": ["off", "on", "woken", "ended"]},
@@ -37,6 +50,8 @@ SPEC: dict[str, Any] = {
     "excused": {"type": "list", "elements": "str", "default": []},
     "ports": {"type": "list", "elements": "int", "default": []},
     "idle_waiver": {"type": "str"},
+    "cluster": {"type": "dict"},
+    "attested": {"type": "dict", "default": {}},
 }
 RULES: dict[str, Any] = {"required_by": {"force_after": ["force_allowed_by"]}}
 IDENTITY = "cat /etc/machine-id /proc/sys/kernel/random/boot_id"
@@ -56,6 +71,7 @@ class Descent:
     asked: str = ""
     answer: str = ""
     forced: bool = False
+    unforced: str = ""
     more: dict[str, Any] = field(default_factory=dict)
 
 
@@ -64,12 +80,17 @@ class ActionModule(RecordedAction):
 
     def perform(self, args: dict[str, Any], task_vars: dict[str, Any], check: bool) -> dict[str, Any]:
         options = checked(self.name, SPEC, args, **RULES)
-        if options["force_after"] is not None and not 0 < options["force_after"] < options["timeout"]:
-            raise Refusal("force_after must be shorter than timeout, or a host that was cut off has no time left to be seen off")
+        check_force(options, "a host")
         outside = witness.described(options["witness"])
         for one in outside:
             if one["kind"] == "silence":
                 one.setdefault("seconds", options["silence_seconds"])
+        if options["state"] in ("off", "ended"):
+            try:
+                witness.check_alone(outside)
+            except Refusal as exc:
+                # The witness stands in the approved plan: to correct the inventory alone changes nothing here.
+                raise Refusal(f"{options['item']}: {exc}; then survey again and have the new plan approved. Nothing was changed.") from None
         account = Account(self.name, options["item"])
         # The idle look belongs to the act itself and to a rehearsal of it, not to the reading of what was there before.
         # In a rescue nothing runs that could be asked.
@@ -78,6 +99,10 @@ class ActionModule(RecordedAction):
         try:
             with watch:
                 reading = watch.look()
+                if reading["power"] == "off" and options["state"] in ("off", "ended") and settles(watch):
+                    # What is begun here may be the moment in which it restarts: an earlier run asked it, or somebody else did.
+                    time.sleep(SETTLE)
+                    reading = watch.look()
                 account.before = {"witness": reading}
                 if reading["power"] == "unknown":
                     raise Refusal(
@@ -128,8 +153,10 @@ class ActionModule(RecordedAction):
         looking: bool,
     ) -> dict[str, Any]:
         if reading["power"] == "off":
+            self._is_this_host(options, watch, reading, {})
+            self._contradicts(options, reading, task_vars)
             account.after = account.before
-            return account.done(False, "yes", off_result(reading, "already off", {}, None))
+            return account.done(False, "yes", off_result(reading, "already off", {}, None, words_of(options)))
         going = shown(reading, "state") == GOING_DOWN
         if check and not looking:
             account.after = account.before
@@ -141,6 +168,7 @@ class ActionModule(RecordedAction):
             self._may_be_asked(options, watch, reading, descent)
             account.before["identity"] = descent.identity
             held = self._held(options, descent, account, task_vars, rehearsal=check)
+            held += self._held_by_cluster(options, account, task_vars)
             if check:
                 account.after = account.before
                 return account.done(True, "unknown", {"power": "on", "proof": reading["kind"], "now": held})
@@ -155,22 +183,51 @@ class ActionModule(RecordedAction):
         elif check:
             account.after = account.before
             return account.done(True, "unknown", {"power": "on", "proof": reading["kind"], "state": GOING_DOWN})
+        elif self._is_this_host(options, watch, reading, {}) != "yes" and options["force_after"] is not None:
+            # It comes down by itself, and is waited for; what nobody knows to be its own controller takes no power away.
+            descent.unforced = " It was not cut off: nothing shows that the controller is that of this host."
+            options = {**options, "force_after": None}
         return self._until_off(options, watch, descent, account, start)
+
+    def _is_this_host(self, options: dict[str, Any], watch: witness.Watch, reading: dict[str, Any], board: dict[str, str]) -> str:
+        """Whether the witness that knows a machine by its serial or uuid speaks of this one: yes or unknown. Another one is refused."""
+        knowing = next((one for one in watch.witnesses if one["kind"] in (*witness.CONTROLLERS, "libvirt")), None)
+        if knowing is None:
+            return "unknown"
+        seen = {name: shown(reading, name) for name in ("uuid", "serial")}
+        match = controllers.same_machine({**options["board"], **knowing}, seen, board)
+        if match == "no":
+            what = "management controller" if knowing["kind"] in witness.CONTROLLERS else f"witness ({knowing['kind']})"
+            raise Refusal(
+                f"{options['item']}: its {what} shows serial {seen['serial'] or '-'}, uuid {seen['uuid'] or '-'}; the host itself is "
+                f"{board or options['board']}. It is the controller of another machine; nothing was changed. Correct sunset_power."
+            )
+        return match
+
+    def _contradicts(self, options: dict[str, Any], reading: dict[str, Any], task_vars: dict[str, Any]) -> None:
+        """A host that is off for its witness and answers: the witness looks at something else. Not tried of one that was seen to go off."""
+        entries = ledger.read(Estate.at(task_vars.get("sunset_estate_dir")).ledger_file)
+        asked = asked_to_end(entries, options["item"], str((options["receipt"] or {}).get("intent", "")))
+        if options["state"] == "ended" or asked and seen_off(entries, options["item"]):
+            return
+        found: dict[str, str] = {}
+        with contextlib.suppress(AnsibleError):
+            found = self._identity()
+        if found and (not options["machine_id"] or found["machine_id"] == options["machine_id"]):
+            raise Refusal(
+                f"{options['item']} is off, says its witness ({reading['kind']}), and answers through its connection: the witness looks at another "
+                "machine, or at nothing. Nothing was changed. Correct sunset_power."
+            )
 
     def _may_be_asked(self, options: dict[str, Any], watch: witness.Watch, reading: dict[str, Any], descent: Descent) -> None:
         """Refuse where nobody could be asked, or where it would be another machine."""
         item, identity = options["item"], descent.identity
-        board = self._board() if identity and any(one["kind"] in witness.CONTROLLERS for one in watch.witnesses) else {}
-        seen = {name: shown(reading, name) for name in ("uuid", "serial")}
         declared = next((one for one in watch.witnesses if one["kind"] in witness.CONTROLLERS), {})
-        match = controllers.same_machine({**options["board"], **declared} if declared else {}, seen, board)
+        match = self._is_this_host(options, watch, reading, self._board() if identity and declared else {})
         if declared:
             descent.more["controller_of_this_host"] = match
-        if match == "no":
-            raise Refusal(
-                f"{item}: its management controller shows serial {seen['serial'] or '-'}, uuid {seen['uuid'] or '-'}; the host itself is "
-                f"{board or options['board']}. It is the controller of another machine; nothing was changed. Correct sunset_power."
-            )
+        else:
+            match = "unknown"  # a witness that knows the host and has no power over it
         if options["force_after"] is not None and match != "yes":
             raise Refusal(
                 f"{item} may be cut off after {options['force_after']:g} s, says {options['force_allowed_by']}, but "
@@ -211,7 +268,7 @@ class ActionModule(RecordedAction):
                 return []
             return [
                 "it does not answer through its connection, so nobody can see whether a guest runs on it or somebody uses a database of it "
-                "(a person can sign for that: a waiver of the gate 'idle', docs/operator.md)"
+                "(a person can sign for that: a waiver of the gate 'idle': docs/operator/hosts.md, 'A host that does not go off')"
             ]
         try:
             done = self._execute_module(
@@ -230,6 +287,17 @@ class ActionModule(RecordedAction):
             return held
         # A signed word goes instead of what could not be seen, never against what was seen.
         return [one for one in held if not (options["idle_waiver"] and "unknown" in one.partition(":")[0])]
+
+    def _held_by_cluster(self, options: dict[str, Any], account: Account, task_vars: dict[str, Any]) -> list[str]:
+        """What a node's cluster says against its going off, asked at that moment. Whether it is off, its witness says, never the cluster."""
+        if not options["cluster"]:
+            return []
+        entries = ledger.read(Estate.at(task_vars.get("sunset_estate_dir")).ledger_file)
+        place = proxmox_nodes.Place.of(options["cluster"])
+        held, account.before["cluster"] = proxmox_nodes.hindrances(
+            place, view.build(entries), place.gone(entries, str((options["receipt"] or {}).get("intent", "")))
+        )
+        return held
 
     def _request(self, watch: witness.Watch, descent: Descent, account: Account) -> None:
         if descent.identity:
@@ -278,21 +346,21 @@ class ActionModule(RecordedAction):
             if any(one["kind"] in witness.CONTROLLERS for one in watch.witnesses):
                 pause = min(pause * 1.5, LONGEST_POLL)
         seconds = round(time.monotonic() - start, 2)
-        if reading["power"] == "off" and any(one["kind"] in witness.CONTROLLERS for one in watch.witnesses):
+        if reading["power"] == "off" and settles(watch):
             time.sleep(SETTLE)
             reading = watch.look()
         account.after = {"witness": reading}
         # The control connection of ssh would outlive the host and mislead the next task.
         with contextlib.suppress(Exception):
             self._connection.reset()
-        more = {**descent.more, "asked_through": descent.asked, "forced": descent.forced}
+        more = {**descent.more, **words_of(options), "asked_through": descent.asked, "forced": descent.forced}
         if options["force_after"] is not None:
             more["force_allowed_by"] = options["force_allowed_by"]
         result = off_result(reading, how_it_ended(reading, descent.asked, descent.forced), descent.identity, seconds, more)
         if reading["power"] == "off":
             return account.done(True, "yes", result)
         said = f"; its answer was {descent.answer}" if descent.answer else ""
-        forced = "It was cut off and is still not off." if descent.forced else "Nothing was forced."
+        forced = "It was cut off and is still not off." if descent.forced else f"Nothing was forced.{descent.unforced}"
         return account.failed(
             f"{options['item']} is {reading['power']} {seconds:g} s after it was asked to power off, says its witness "
             f"({reading['kind']}: {_why(reading)}){said}. {forced}{problem} Look at its console, or give it a longer "
@@ -393,6 +461,16 @@ class ActionModule(RecordedAction):
             with contextlib.suppress(Exception):
                 self._connection.reset()
             time.sleep(POLL)
+
+
+def settles(watch: witness.Watch) -> bool:
+    """Whether a witness tells at once that a host is off: one that restarts is off for a moment. Silence has lasted already."""
+    return any(one["kind"] in (*witness.CONTROLLERS, "libvirt") for one in watch.witnesses)
+
+
+def words_of(options: dict[str, Any]) -> dict[str, Any]:
+    """Whose signed word stands for engines that nobody could ask; it belongs into the evidence."""
+    return {"attested": options["attested"]} if options["attested"] else {}
 
 
 def _why(reading: dict[str, Any]) -> str:

@@ -8,10 +8,11 @@ from __future__ import annotations
 from contextlib import AbstractContextManager
 from typing import Any
 
-from ansible_collections.sunset.crm.plugins.plugin_utils import libvirt_save, libvirt_way, relay
-from ansible_collections.sunset.crm.plugins.plugin_utils.account import Account
-from ansible_collections.sunset.crm.plugins.plugin_utils.guest_action import GuestsAction
-from ansible_collections.sunset.crm.plugins.plugin_utils.libvirt_engine import Engine
+from ansible_collections.sunset.crm.plugins.plugin_utils import relay
+from ansible_collections.sunset.crm.plugins.plugin_utils.actions.account import Account
+from ansible_collections.sunset.crm.plugins.plugin_utils.guests.action import GuestsAction
+from ansible_collections.sunset.crm.plugins.plugin_utils.libvirt import save as libvirt_save, way as libvirt_way
+from ansible_collections.sunset.crm.plugins.plugin_utils.libvirt.engine import Engine
 
 OWN: dict[str, Any] = {
     "uri": {"type": "str", "default": "qemu:///system"},

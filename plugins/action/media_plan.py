@@ -6,28 +6,19 @@
 from __future__ import annotations
 
 import json
-import os
 from typing import Any
 
 from ansible.utils.display import Display
 
-from ansible_collections.sunset.crm.plugins.module_utils import _disk_facts
-from ansible_collections.sunset.crm.plugins.plugin_utils import ledger, media
-from ansible_collections.sunset.crm.plugins.plugin_utils.control import ControlAction, host_variables
+from ansible_collections.sunset.crm.plugins.plugin_utils.actions.control import ControlAction, host_variables
+from ansible_collections.sunset.crm.plugins.plugin_utils.actions.recording import plain
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
-from ansible_collections.sunset.crm.plugins.plugin_utils.estate import Estate
 from ansible_collections.sunset.crm.plugins.plugin_utils.files import write
-from ansible_collections.sunset.crm.plugins.plugin_utils.recording import plain
-from ansible_collections.sunset.crm.plugins.plugin_utils.view import build
-
-
-def own_disks(estate: Estate) -> list[dict[str, Any]]:
-    """The control node's own media: its system, and where the estate's folder lies. The kernel is asked, no disk is woken."""
-    found = _disk_facts.read(ask=False)["devices"]
-    device = os.stat(estate.root).st_dev
-    number = f"{os.major(device)}:{os.minor(device)}"
-    names = {name for fact in found if fact["root"] == "yes" or fact["number"] == number for name in (fact["name"], *fact["below"])}
-    return [media.name_of(fact) for fact in found if fact["name"] in names]
+from ansible_collections.sunset.crm.plugins.plugin_utils.people import key_copies, statements
+from ansible_collections.sunset.crm.plugins.plugin_utils.planning import media
+from ansible_collections.sunset.crm.plugins.plugin_utils.record import ledger
+from ansible_collections.sunset.crm.plugins.plugin_utils.record.estate import Estate
+from ansible_collections.sunset.crm.plugins.plugin_utils.record.view import build
 
 
 class ActionModule(ControlAction):
@@ -35,11 +26,11 @@ class ActionModule(ControlAction):
 
     def act(self, estate: Estate, args: dict[str, Any], task_vars: dict[str, Any], check: bool) -> dict[str, Any]:
         groups = plain(task_vars["groups"])
-        policy = media.wanted(args.get("policy"))
         names = list(dict.fromkeys([*groups.get("sunset_estate", []), *groups.get("sunset_stations", [])]))
         if not names:
             raise Refusal("the inventory has no host in the groups sunset_estate and sunset_stations; see inventories/example")
         plan = estate.plan() if estate.plan_file.exists() else None
+        policy = media.wanted(args.get("policy") or (plan.setting("wipe_policy", None) if plan else None))
         view = build(ledger.read(estate.ledger_file), plan=plan) if plan else None
 
         def answer(name: str) -> dict[str, Any] | None:
@@ -54,8 +45,9 @@ class ActionModule(ControlAction):
             if not (view and f"host:{name}" in (plan.items if plan else {}) and view.is_off(f"host:{name}"))
         }
         vaults = {name: answer(name) for name in groups.get("sunset_vaults", [])}
-        protected = [*own_disks(estate), *media.of_vaults({name: disks for name, disks in vaults.items() if disks})]
-        found = media.fleet(hosts, plan.of("medium") if plan else None, policy, protected)
+        protected = [*media.own_disks(estate.root), *media.of_vaults({name: disks for name, disks in vaults.items() if disks})]
+        signed = key_copies.policies(plan, statements.read(estate.statements_folder, plan)) if plan else {}
+        found = media.fleet(hosts, plan.of("medium") if plan else None, policy, protected, signed)
         found["silent_vaults"] = sorted(name for name, disks in vaults.items() if disks is None)
         lines = media.table(found)
         for line in [*lines, f"decisions {found['sha256'][:12]}"]:

@@ -5,22 +5,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-from ansible_collections.sunset.crm.plugins.plugin_utils import certify
-from ansible_collections.sunset.crm.plugins.plugin_utils.plan import Item
-from ansible_collections.sunset.crm.plugins.plugin_utils.recording import RecordedAction
-from ansible_collections.sunset.crm.plugins.plugin_utils.session import Session
+from ansible_collections.sunset.crm.plugins.plugin_utils.actions.wipe import WipeAction
 
 
-class ActionModule(RecordedAction):
-    """A wipe that is seen to be whole gets its certificate, also when an earlier run was killed before it was written. One that left,
-    or may have left, data on the medium ends in a destruction order."""
-
-    def conclude(self, session: Session, item: Item) -> dict[str, Any]:
-        done = certify.conclude(session, item)
-        seen = session.view.get(item["id"], "wipe")
-        return {**done, **(certify.order_destruction(session, item, seen.result, seen.hash) if seen else {})}
-
-    def regret(self, session: Session, item: Item, outcome: dict[str, Any], entry: str) -> dict[str, Any]:
-        return certify.order_destruction(session, item, (outcome["evidence"] or {}).get("result") or {}, entry)
+class ActionModule(WipeAction):
+    """Everything is in the class above."""

@@ -11,17 +11,18 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.sunset.crm.plugins.module_utils import _machine
-from ansible_collections.sunset.crm.plugins.plugin_utils import booting, copies, jumping, ledger, picture, standing, survey
-from ansible_collections.sunset.crm.plugins.plugin_utils import plan as plans
-from ansible_collections.sunset.crm.plugins.plugin_utils.control import ControlAction, host_variables
+from ansible_collections.sunset.crm.plugins.module_utils._survey import machine as survey_machine
+from ansible_collections.sunset.crm.plugins.plugin_utils.actions.control import ControlAction, host_variables
+from ansible_collections.sunset.crm.plugins.plugin_utils.actions.recording import plain
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
-from ansible_collections.sunset.crm.plugins.plugin_utils.estate import Estate
 from ansible_collections.sunset.crm.plugins.plugin_utils.files import write
-from ansible_collections.sunset.crm.plugins.plugin_utils.recording import plain
-from ansible_collections.sunset.crm.plugins.plugin_utils.view import build
-from ansible_collections.sunset.crm.plugins.plugin_utils.witness import described
-from ansible_collections.sunset.crm.plugins.plugin_utils.witness import read as read_witness
+from ansible_collections.sunset.crm.plugins.plugin_utils.planning import jumping, picture, plan as plans, standing, survey
+from ansible_collections.sunset.crm.plugins.plugin_utils.power import booting
+from ansible_collections.sunset.crm.plugins.plugin_utils.power.witness import check_alone, described, read as read_witness
+from ansible_collections.sunset.crm.plugins.plugin_utils.record import copies, ledger
+from ansible_collections.sunset.crm.plugins.plugin_utils.record.estate import Estate
+from ansible_collections.sunset.crm.plugins.plugin_utils.record.view import build
+from ansible_collections.sunset.crm.plugins.plugin_utils.vaults import verifying
 
 
 def _of_hosts_off(estate: Estate) -> dict[str, dict[str, Any]]:
@@ -38,6 +39,11 @@ def _of_hosts_off(estate: Estate) -> dict[str, dict[str, Any]]:
         for item in last.of("host")
         if view.is_off(item["id"]) and read_witness(item["expects"]["power"])["power"] == "off"
     }
+
+
+def _retired(facts: dict[str, Any]) -> list[str]:
+    """The guests of a host that its sets name."""
+    return [str(name) for item in facts["items"] if item.get("kind") == "guest" for name in item.get("guests") or []]
 
 
 class ActionModule(ControlAction):
@@ -64,6 +70,13 @@ class ActionModule(ControlAction):
                 + "\n".join(f"  - the {row['role']} {row['name']}: {row['why']}" for row in dark)
                 + "\nMove it, or take that host out of the estate, then survey again."
             )
+        if unseen := [row for row in kept_rows if row["role"] == "vault" and row["why"] == standing.UNSEEN]:
+            # The other unknowns can be seen from nowhere here; this one can be mended.
+            raise Refusal(
+                "nobody knows what these vaults stand on; no plan was written:\n"
+                + "\n".join(f"  - the vault {row['name']}: {row['why']}" for row in unseen)
+                + "\nIs it on, is it in the group sunset_vaults, does Ansible log in there? Mend that, then survey again."
+            )
         text = (json.dumps(data, indent=1, sort_keys=True) + "\n").encode()
         plan = plans.parse(text)
         old = estate.plan_file.read_bytes() if estate.plan_file.exists() else b""
@@ -84,13 +97,16 @@ class ActionModule(ControlAction):
                 "unknown": [f"{row['role']} {row['name']}: {row['why']}" for row in kept_rows if row["verdict"] == standing.UNKNOWN],
             },
             "unclassified": [f"{found['host']}: {found['id']} ({found['what']})" for found in plan.unclassified()],
+            "foreign": [f"{found['host']}: {found['id']} ({found['what']})" for found in plan.foreign()],
         }
 
     def _kept(self, hosts: dict[str, dict[str, Any]], args: dict[str, Any], task_vars: dict[str, Any]) -> list[dict[str, str]]:
         """Whether control node, vaults, jump hosts and resolvers stand on a host of the estate. A host that is off carries none of them."""
-        control = plain(_machine.machine())
+        control = plain(survey_machine.machine())
         machines = {
-            name: {**facts["survey"]["machine"], "reached_at": facts["reach"]["address"]}
+            name: standing.staying(facts["survey"]["machine"], _retired(facts))
+            if facts["stays"]
+            else {**facts["survey"]["machine"], "reached_at": facts["reach"]["address"]}
             for name, facts in hosts.items()
             if (facts["survey"] or {}).get("machine")
         }
@@ -107,12 +123,19 @@ class ActionModule(ControlAction):
     def _facts(self, name: str, task_vars: dict[str, Any], args: dict[str, Any]) -> dict[str, Any]:
         variables = host_variables(task_vars, name)
         for wanted in ("sunset_wave", "sunset_power", "sunset_items"):
-            if wanted not in variables:
+            if wanted not in variables and not (wanted == "sunset_power" and variables.get("sunset_stays")):
                 raise Refusal(f"the inventory gives {name} no {wanted}; see inventories/example")
-        power = plain(variables["sunset_power"])
+        stays = plain(variables.get("sunset_stays") or False)
+        if not isinstance(stays, bool):
+            raise Refusal(f"sunset_stays of {name} is {stays!r}; expected true or false")
+        virtual = plain(variables.get("sunset_virtual_disks") or {})
+        if not isinstance(virtual, dict) or set(virtual) - {"remove", "pool_limit"} or not isinstance(virtual.get("remove", False), bool):
+            raise Refusal(f"sunset_virtual_disks of {name} is {virtual!r}; expected remove (true or false) and pool_limit (per cent)")
+        power = plain(variables.get("sunset_power") or {"kind": "none"}) if stays else plain(variables["sunset_power"])
         rescue_boot = plain(variables.get("sunset_rescue_boot") or {})
         try:
-            described(power)
+            if not stays:
+                check_alone(described(power))
             if rescue_boot:
                 booting.described(rescue_boot)
         except Refusal as exc:
@@ -127,6 +150,8 @@ class ActionModule(ControlAction):
         return {
             "wave": str(variables["sunset_wave"]),
             "power": power,
+            "stays": stays,
+            "virtual": virtual,
             "items": plain(variables["sunset_items"]),
             "rescue": plain(variables.get("sunset_rescue") or {}),
             "survey": found,
@@ -157,14 +182,15 @@ class ActionModule(ControlAction):
             if variables.get(f"sunset_vault_{name}"):
                 found[name] = str(variables[f"sunset_vault_{name}"])
         if shelf := variables.get("sunset_vault_shelf"):
-            # A date of YAML is no JSON; everything else of the shelf is judged by the plan's own faults.
-            found["shelf"] = plain({key: str(value) if key == "retain_until" else value for key, value in shelf.items()})
+            found["shelf"] = plain(verifying.shelf_settings(shelf))
         return found
 
     def _estate_facts(self, args: dict[str, Any], groups: dict[str, Any], task_vars: dict[str, Any]) -> dict[str, Any]:
         signers = Path(str(args["allowed_signers"])).expanduser()
         if not signers.is_file():
-            raise Refusal(f"there is no allowed-signers file {signers}; it holds the public keys of those who approve (docs/operator.md)")
+            raise Refusal(
+                f"there is no allowed-signers file {signers}; it holds the public keys of those who approve (docs/operator/prepare.md, 'Who may sign what')"
+            )
         vaults = {name: self._vault(host_variables(task_vars, name)) for name in args["vaults"]}
         unknown = [name for name, detail in vaults.items() if not detail["root"]]
         if unknown:

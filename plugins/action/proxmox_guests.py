@@ -9,11 +9,12 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager
 from typing import Any
 
-from ansible_collections.sunset.crm.plugins.plugin_utils import proxmox_copies, proxmox_saves, relay
-from ansible_collections.sunset.crm.plugins.plugin_utils.account import Account
-from ansible_collections.sunset.crm.plugins.plugin_utils.guest_action import GuestsAction
-from ansible_collections.sunset.crm.plugins.plugin_utils.proxmox_api import Api
-from ansible_collections.sunset.crm.plugins.plugin_utils.proxmox_cluster import Cluster
+from ansible_collections.sunset.crm.plugins.plugin_utils import relay
+from ansible_collections.sunset.crm.plugins.plugin_utils.actions.account import Account
+from ansible_collections.sunset.crm.plugins.plugin_utils.guests.action import GuestsAction
+from ansible_collections.sunset.crm.plugins.plugin_utils.proxmox import copies as proxmox_copies, saves as proxmox_saves
+from ansible_collections.sunset.crm.plugins.plugin_utils.proxmox.api import Api
+from ansible_collections.sunset.crm.plugins.plugin_utils.proxmox.cluster import Cluster
 
 OWN: dict[str, Any] = {
     "api": {"type": "dict", "required": True},
@@ -53,10 +54,10 @@ class ActionModule(GuestsAction):
             ) as cluster,
         ):
             cluster.tell = lambda text: self._display.display(f"{options['item']}: {text}")
-            verbs = [options["state"]]
-            if options["state"] == "saved":
-                verbs = [*(["snapshot"] if options["snapshot"] else []), *(["backup"] if options["copy"] else [])] or ["survey"]
-            found = cluster.prepare(verbs, (options["storage"] or "") if options["copy"] else "")
+            # What the save will need is asked for before the stop: a right that is missing then would leave guests off and unsaved.
+            saving = [*(["snapshot"] if options["snapshot"] else []), *(["backup"] if options["copy"] else [])]
+            verbs = {"stopped": ["stopped", *saving], "saved": saving or ["survey"]}.get(options["state"], [options["state"]])
+            found = cluster.prepare(verbs, (options["storage"] or "") if options["copy"] else "", options["former"])
             if not self._task.check_mode:
                 cluster.settle(found)
             yield cluster

@@ -8,12 +8,16 @@ from __future__ import annotations
 import json
 from typing import Any
 
-from ansible_collections.sunset.crm.plugins.plugin_utils import certificate, ledger, orders, picture, report, statements
-from ansible_collections.sunset.crm.plugins.plugin_utils.control import ControlAction
+from ansible_collections.sunset.crm.plugins.plugin_utils.actions.control import ControlAction
+from ansible_collections.sunset.crm.plugins.plugin_utils.certificates import certificate, certify, orders
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
-from ansible_collections.sunset.crm.plugins.plugin_utils.estate import Estate
 from ansible_collections.sunset.crm.plugins.plugin_utils.files import write
-from ansible_collections.sunset.crm.plugins.plugin_utils.view import build
+from ansible_collections.sunset.crm.plugins.plugin_utils.people import statements
+from ansible_collections.sunset.crm.plugins.plugin_utils.planning import picture
+from ansible_collections.sunset.crm.plugins.plugin_utils.record import ledger
+from ansible_collections.sunset.crm.plugins.plugin_utils.record.estate import Estate
+from ansible_collections.sunset.crm.plugins.plugin_utils.record.view import build
+from ansible_collections.sunset.crm.plugins.plugin_utils.runs import report
 
 
 class ActionModule(ControlAction):
@@ -27,9 +31,18 @@ class ActionModule(ControlAction):
             approver = estate.approver(plan)
         except Refusal as exc:
             approver = f"nobody ({exc})"
-        certificates = [certificate.summary(json.loads(path.read_bytes())) for path in sorted(estate.certificates_folder.glob("*.json"))]
+        view = build(entries, plan=plan)
+        # What a file in that folder says counts where the ledger and the run key say the same.
+        fallen = certify.standing(estate, plan, view)
+        certificates = [
+            {
+                **certificate.summary(json.loads((estate.certificates_folder / name).read_bytes())),
+                **({"result": f"DOES NOT COUNT: {why}"} if why else {}),
+            }
+            for name, why in fallen.items()
+        ]
         ordered = [orders.summary(json.loads(path.read_bytes())) for path in sorted(estate.orders_folder.glob("*.json"))]
-        content = report.facts(plan, build(entries, plan=plan), entries, words, approver, certificates, ordered, ledger.now())
+        content = report.facts(plan, view, entries, words, approver, certificates, ordered, ledger.now())
         path = estate.report_folder / "index.html"
         if not check:
             write(path, report.page({**content, "standing": picture.page_of(plan)}).encode())

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible_collections.sunset.crm.plugins.plugin_utils import certify, closing, orders
-from ansible_collections.sunset.crm.plugins.plugin_utils.control import ControlAction
-from ansible_collections.sunset.crm.plugins.plugin_utils.estate import Estate
-from ansible_collections.sunset.crm.plugins.plugin_utils.session import Session
+from ansible_collections.sunset.crm.plugins.plugin_utils.actions.control import ControlAction
+from ansible_collections.sunset.crm.plugins.plugin_utils.certificates import certify, orders
+from ansible_collections.sunset.crm.plugins.plugin_utils.record.estate import Estate
+from ansible_collections.sunset.crm.plugins.plugin_utils.runs import closing
+from ansible_collections.sunset.crm.plugins.plugin_utils.runs.session import Session
 
 
 class ActionModule(ControlAction):
@@ -25,7 +26,7 @@ class ActionModule(ControlAction):
         excuses = certify.excuses(session.plan, session.words, session.insiders) if wipe else {}
         rows = closing.unfinished(session.plan, session.view, phase, waves, excuses)
         gaps = certify.gaps(estate, session.plan, session.view, waves) if wipe and not check else []
-        copied = session.close([row.item for row in rows], accept=phase == "shutdown")
+        copied = session.close([*(row.item for row in rows), *gaps], accept=phase == "shutdown")
         lost = [row for row in copied if not row["ok"]]
         if rows or lost or gaps:
             lines = [f"  - {row.item} (wave {row.wave}): {row.done}; proof: {row.proof}" for row in rows]

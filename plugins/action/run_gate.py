@@ -7,11 +7,11 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible_collections.sunset.crm.plugins.plugin_utils import gates, steps
-from ansible_collections.sunset.crm.plugins.plugin_utils.control import ControlAction
+from ansible_collections.sunset.crm.plugins.plugin_utils.actions.control import ControlAction
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
-from ansible_collections.sunset.crm.plugins.plugin_utils.estate import Estate
-from ansible_collections.sunset.crm.plugins.plugin_utils.session import Session
+from ansible_collections.sunset.crm.plugins.plugin_utils.record.estate import Estate
+from ansible_collections.sunset.crm.plugins.plugin_utils.runs.session import Session
+from ansible_collections.sunset.crm.plugins.plugin_utils.steps import gates, gates_wipe, grounds, steps
 
 GATES = {
     "power off": (("host_power", "off"), ("host",)),
@@ -52,8 +52,8 @@ class ActionModule(ControlAction):
         return {"changed": False, "open_for": sorted(lacks), "copies": copied}
 
 
-def _own_order(item: dict[str, Any], lack: gates.Missing, step: steps.Step) -> bool:
+def _own_order(item: dict[str, Any], lack: grounds.Missing, step: steps.Step) -> bool:
     """What this very phase does first, tier by tier, is no reason to stop before it."""
     if step.aspect == "wipe":
-        return lack.what == gates.NOT_IN_RESCUE
-    return step.aspect == "power" and lack.item.startswith("host:") and "(power)" in lack.what
+        return lack.what == gates_wipe.NOT_IN_RESCUE
+    return step.aspect == "power" and lack.item.startswith("host:") and lack.what.partition(",")[0].endswith(("(power)", "(cluster)"))

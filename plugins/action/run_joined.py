@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ansible_collections.sunset.crm.plugins.plugin_utils.control import ControlAction
-from ansible_collections.sunset.crm.plugins.plugin_utils.estate import Estate, my_run
+from ansible_collections.sunset.crm.plugins.plugin_utils.actions.control import ControlAction
+from ansible_collections.sunset.crm.plugins.plugin_utils.record.estate import Estate, my_run
 
 
 class ActionModule(ControlAction):

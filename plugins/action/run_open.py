@@ -9,14 +9,17 @@ import time
 from datetime import UTC, datetime
 from typing import Any
 
-from ansible_collections.sunset.crm.plugins.plugin_utils import closing, copies, ledger, packages, runs, signatures, statements
-from ansible_collections.sunset.crm.plugins.plugin_utils.control import ControlAction, host_variables
+from ansible_collections.sunset.crm.plugins.plugin_utils.actions.control import ControlAction, host_variables
+from ansible_collections.sunset.crm.plugins.plugin_utils.actions.recording import plain
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
-from ansible_collections.sunset.crm.plugins.plugin_utils.estate import Estate, close_run, controller, open_run
-from ansible_collections.sunset.crm.plugins.plugin_utils.plan import Plan
-from ansible_collections.sunset.crm.plugins.plugin_utils.recording import plain
-from ansible_collections.sunset.crm.plugins.plugin_utils.session import login
-from ansible_collections.sunset.crm.plugins.plugin_utils.view import build
+from ansible_collections.sunset.crm.plugins.plugin_utils.people import signatures, statements
+from ansible_collections.sunset.crm.plugins.plugin_utils.planning.plan import Plan
+from ansible_collections.sunset.crm.plugins.plugin_utils.record import copies, ledger
+from ansible_collections.sunset.crm.plugins.plugin_utils.record.estate import Estate, close_run, controller, open_run
+from ansible_collections.sunset.crm.plugins.plugin_utils.record.view import build
+from ansible_collections.sunset.crm.plugins.plugin_utils.runs import closing, runs
+from ansible_collections.sunset.crm.plugins.plugin_utils.runs.session import login
+from ansible_collections.sunset.crm.plugins.plugin_utils.vaults import packages
 
 
 class ActionModule(ControlAction):
@@ -89,6 +92,7 @@ class ActionModule(ControlAction):
             "receivers": receivers,
             **({"packages": [list(pair) for pair in named]} if named else {}),
             "silent_vaults": silent,
+            **({"vault_disks": _vault_disks(plan, task_vars)} if phase == "wipe" else {}),
         }
         open_run(estate, run)
         try:
@@ -132,6 +136,16 @@ def _silent_vaults(plan: Plan, waves: list[str], phase: str, task_vars: dict[str
             f"{_told(silent)}. Mend that, then run the same command again."
         )
     return silent
+
+
+def _vault_disks(plan: Plan, task_vars: dict[str, Any]) -> dict[str, Any]:
+    """The disks that each vault has in use, by its own word; None where it gave none. The wipe refuses them, and does not begin without."""
+    found: dict[str, Any] = {}
+    for vault in plan.vaults:
+        seen = plain(host_variables(task_vars, vault).get("sunset_vault_seen") or {})
+        disks = (seen.get("vault") or {}).get("disks")
+        found[vault] = disks if isinstance(disks, list) and all(isinstance(disk, dict) for disk in disks) else None
+    return found
 
 
 def _told(silent: dict[str, str]) -> str:

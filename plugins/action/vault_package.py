@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from ansible_collections.sunset.crm.plugins.module_utils._canonical import digest
-from ansible_collections.sunset.crm.plugins.plugin_utils import signatures
+from ansible_collections.sunset.crm.plugins.plugin_utils.actions.recording import RecordedAction, judged
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
-from ansible_collections.sunset.crm.plugins.plugin_utils.estate import Estate
-from ansible_collections.sunset.crm.plugins.plugin_utils.recording import RecordedAction, judged
+from ansible_collections.sunset.crm.plugins.plugin_utils.people import signatures
+from ansible_collections.sunset.crm.plugins.plugin_utils.record.estate import Estate
 
 
 class ActionModule(RecordedAction):

@@ -15,9 +15,9 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 
-from ansible_collections.sunset.crm.plugins.plugin_utils import verifying
+from ansible_collections.sunset.crm.plugins.plugin_utils.actions.recording import placed, plain
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
-from ansible_collections.sunset.crm.plugins.plugin_utils.recording import placed, plain
+from ansible_collections.sunset.crm.plugins.plugin_utils.vaults import verifying
 
 
 class ActionModule(ActionBase):
@@ -29,7 +29,8 @@ class ActionModule(ActionBase):
     def run(self, tmp: str | None = None, task_vars: dict[str, Any] | None = None) -> dict[str, Any]:
         result: dict[str, Any] = super().run(tmp, task_vars)
         variables = placed(task_vars or {}, self._templar)
-        args, vault = plain(self._task.args), str(variables.get("inventory_hostname"))
+        given = {name: verifying.shelf_settings(value) if name == "shelf" else value for name, value in self._task.args.items()}
+        args, vault = plain(given), str(variables.get("inventory_hostname"))
         folder = variables.get("sunset_estate_dir")
         try:
             # Not Estate.at: a folder that is not there is not made, this works without the estate.

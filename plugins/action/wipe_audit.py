@@ -10,9 +10,9 @@ from typing import Any
 
 from ansible.plugins.action import ActionBase
 
-from ansible_collections.sunset.crm.plugins.plugin_utils import auditing
+from ansible_collections.sunset.crm.plugins.plugin_utils.actions.recording import plain
+from ansible_collections.sunset.crm.plugins.plugin_utils.certificates import auditing
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
-from ansible_collections.sunset.crm.plugins.plugin_utils.recording import plain
 
 
 class ActionModule(ActionBase):

@@ -5,13 +5,18 @@
 
 Private to the collection. Valid for Python 3.6, standard library.
 
-A job is a directory (0700) that holds its code, its spec, C(progress.json), C(result.json) and a lock file.
+A job is a directory (0700) that holds its code, its spec, C(progress.json), C(result.json) and a lock file. Its code is what
+its entry module reaches by import, in folders of the names that it is imported by, so one way of importing holds everywhere.
+Modules are named from this package on: C(_job), C(_wipe.engine).
 The running job holds the lock for its whole life, so "is it alive" never rests on a process number that
 may have been given to another process meanwhile.
 """
 
+import ast
 import errno
 import fcntl
+import importlib
+import inspect
 import json
 import os
 import shutil
@@ -19,7 +24,10 @@ import subprocess
 import sys
 import tempfile
 import time
+from types import ModuleType  # noqa: F401
 from typing import Any, Dict, List, Optional  # noqa: F401
+
+PACKAGE = "ansible_collections.sunset.crm.plugins.module_utils"
 
 # The job's own frame: takes the lock, then runs the entry file as __main__. Kept as text because it travels with the job.
 FRAME = """
@@ -34,10 +42,69 @@ log = os.open(os.path.join(directory, "log"), os.O_WRONLY | os.O_CREAT | os.O_AP
 os.dup2(log, 1)
 os.dup2(log, 2)
 open(os.path.join(directory, "started"), "w").close()
-sys.path.insert(0, directory)
 sys.argv = [entry, os.path.join(directory, "spec.json")]
 runpy.run_path(os.path.join(directory, entry), run_name="__main__")
 """
+
+# The entry file itself, which also runs alone. The folders beside it come first: a collection of the system's own must not win.
+STARTER = """
+import os, sys
+sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
+from %s import %s as entry
+sys.exit(entry.main(sys.argv))
+"""
+
+
+def sources(*entries):
+    # type: (*ModuleType) -> Dict[str, str]
+    """What travels with a job, by module: its entries and every module of this package that they reach by import. Works from a zip too."""
+    found, waiting = {}, list(entries)  # type: Dict[str, str], List[ModuleType]
+    while waiting:
+        module = waiting.pop()
+        name = name_of(module)
+        if name in found:
+            continue
+        found[name] = inspect.getsource(module)
+        for node in ast.walk(ast.parse(found[name])):
+            if isinstance(node, ast.ImportFrom) and ((node.module or "") + ".").startswith(PACKAGE + "."):
+                whence = importlib.import_module(str(node.module))
+                # From a folder come modules, from a module come names.
+                inside = ["%s.%s" % (node.module, alias.name) for alias in node.names] if hasattr(whence, "__path__") else []
+                waiting += [importlib.import_module(one) for one in inside] if inside else [whence]
+    return found
+
+
+def name_of(module):
+    # type: (ModuleType) -> str
+    return module.__name__[len(PACKAGE) + 1 :]
+
+
+def lay(directory, *entries):
+    # type: (str, *ModuleType) -> str
+    """Write the code of a job, whose first entry is what runs, into directory. The file to run."""
+    for name, text in sorted(sources(*entries).items()):
+        folder, parts = directory, ("%s.%s" % (PACKAGE, name)).split(".")
+        for part in parts[:-1]:
+            folder = os.path.join(folder, part)
+            if not os.path.isdir(folder):
+                os.mkdir(folder, 0o700)
+            _write(os.path.join(folder, "__init__.py"), "")
+        _write(os.path.join(folder, parts[-1] + ".py"), text)
+    return start_file(directory, name_of(entries[0]))
+
+
+def start_file(directory, name):
+    # type: (str, str) -> str
+    """The file that runs a module of the code in directory. It is called like the module, with underscores for dots."""
+    path = os.path.join(directory, name.replace(".", "_") + ".py")
+    _write(path, STARTER % tuple(("%s.%s" % (PACKAGE, name)).rsplit(".", 1)))
+    return path
+
+
+def _write(path, text):
+    # type: (str, str) -> None
+    with open(path, "w", encoding="utf-8") as stream:
+        stream.write(text)
 
 
 def write_json_atomic(path, value):
@@ -111,10 +178,10 @@ class Job(object):
             state = "died" if os.path.exists(self._path("started")) else "absent"
         return {"state": state, "progress": read_json(self._path("progress.json")) or {}, "result": result or {}}
 
-    def start(self, sources, entry, spec):
-        # type: (Dict[str, str], str, Dict[str, Any]) -> None
-        """Start the job, or attach to it if it is running. A finished or dead job is started anew;
-        what its files say about its progress stays, so that the job itself can resume."""
+    def start(self, spec, *entries):
+        # type: (Dict[str, Any], *ModuleType) -> None
+        """Start the job, C(main) of the first entry, or attach to it if it is running; the other entries are what it hands on.
+        A finished or dead job is started anew; what its files say about its progress stays, so that the job itself can resume."""
         if self._locked():
             return
         os.makedirs(self.directory, mode=0o700, exist_ok=True)
@@ -122,11 +189,10 @@ class Job(object):
         for name in ("result.json", "started"):
             if os.path.exists(self._path(name)):
                 os.unlink(self._path(name))
-        for name, text in sorted(dict(sources, **{"frame.py": FRAME}).items()):
-            with open(self._path(name), "w") as stream:
-                stream.write(text)
+        entry = os.path.basename(lay(self.directory, *entries))
+        _write(self._path("frame.py"), FRAME)
         write_json_atomic(self._path("spec.json"), dict(spec, directory=self.directory))
-        self._spawn([sys.executable, "-I", self._path("frame.py"), self.directory, entry])
+        self._spawn([sys.executable, "-I", "-B", self._path("frame.py"), self.directory, entry])
         deadline = time.monotonic() + 30
         while not os.path.exists(self._path("started")) and time.monotonic() < deadline:
             time.sleep(0.05)

@@ -8,11 +8,11 @@ module: database_dump
 short_description: Make a copy of a database that can be proven later
 version_added: 0.1.0
 description:
-  - Copies one PostgreSQL, MariaDB, SQLite or Redis database into a staging directory, with the roles or accounts
+  - Copies one PostgreSQL, MariaDB, MySQL, SQLite or Redis database into a staging directory, with the roles or accounts
     that belong to it where they can be read, and a fingerprint of its content (rows and a hash for each table, a digest for each object).
   - Every stage of the pipe is looked at. The dump is digested before and after compression, synced, read back from the disk,
     and only then gets its name. An exit code of 0 alone counts for nothing.
-  - The fingerprint and the dump show the same content. On PostgreSQL they come from one exported snapshot, on MariaDB the
+  - The fingerprint and the dump show the same content. On PostgreSQL they come from one exported snapshot, on MariaDB and MySQL the
     fingerprint is taken before and after and must be equal. C(result.source.consistency) says which, and
     C(result.source.writers) what the server itself counted meanwhile.
   - The server is reached by its local socket, over TCP with the credentials that the CRM's own configuration holds, or inside
@@ -24,14 +24,15 @@ description:
     is never written to; what a crash left unfinished is finished in the copy. An encrypted file is refused.
   - Of Redis every key is read once, by its own protocol. Keys without expiry must be the same in a second reading. How many lists,
     streams and sorted sets there are, and how long, is said in C(result.source.queues); their names stand in the copy only.
-  - FLOAT columns of MariaDB, which a text dump silently changes, are exported as exact values.
+  - FLOAT columns of MariaDB and MySQL, which a text dump silently changes, are exported as exact values.
   - The work is done by a detached job. A second run attaches to it, makes a killed one again, and changes nothing where the
     staged copy is whole and the database still has the same fingerprint.
 options:
   engine:
     description:
-      - The kind of server, V(postgresql), V(mariadb), V(sqlite) or V(redis). Every other is refused by its name, and so is a server that answers in
-        the place of the declared one.
+      - The kind of server, V(postgresql), V(mariadb), V(mysql), V(sqlite) or V(redis). Every other is refused by its name, and so is a server
+        that answers in the place of the declared one.
+      - V(mysql) is MySQL 8.0.19 or later, and Percona Server. It is dumped by MySQL's own C(mysqldump); MariaDB's is refused.
     type: str
     required: true
   database:
@@ -43,7 +44,7 @@ options:
       - Port that tells this server from others on the host. The connection itself is by the local socket.
     type: int
   socket:
-    description: Directory (PostgreSQL) or file (MariaDB, Redis) of the server's socket, if it is not at the client's default place.
+    description: Directory (PostgreSQL) or file (MariaDB, MySQL, Redis) of the server's socket, if it is not at the client's default place.
     type: path
   config:
     description: Redis only. Its configuration file, whose C(requirepass) is used, if it is not at the usual place.
@@ -106,6 +107,13 @@ options:
           alias:
             description: Which of Django's C(DATABASES), C(default) if left out.
             type: str
+  apart:
+    description:
+      - Tables that are hashed a second time, without the rows and columns that the product changes by itself. Each has C(table), and C(where)
+        (column, list of texts) or C(columns) or both. Only with it can a proof allow less than the whole table (C(allowed_differences) of
+        M(sunset.crm.vault_prove)).
+    type: list
+    elements: dict
   staging:
     description:
       - Directory for the staged copy. It is made with mode 0700, its parent must exist.
@@ -129,7 +137,7 @@ options:
     type: int
     default: 86400
 notes:
-  - Runs as root and connects by peer or socket authentication, as C(postgres) or as MariaDB's C(root), if O(reach) is left out.
+  - Runs as root and connects by peer or socket authentication, as C(postgres) or as the C(root) of MariaDB or MySQL, if O(reach) is left out.
   - V(sqlite) and V(redis) are copied on their own host; another O(reach) is refused.
   - A server that is reached over TCP may not tell who it is. C(result.source.identity.proven) is then V(unknown).
   - A text in C(.env) that the service's real environment overrides is not seen; use the format V(file) there.
@@ -237,7 +245,8 @@ evidence_sha256:
   sample: 0f6b5c6ad9a1d43f4e6a5a0a4b0e5b1c9f1d8e7c6b5a49382716050403020100
 """
 
-from ansible_collections.sunset.crm.plugins.module_utils import _database, _preserve, _staging
+from ansible_collections.sunset.crm.plugins.module_utils._copy import preserve as copy_preserve, staging as copy_staging
+from ansible_collections.sunset.crm.plugins.module_utils._database import server as database_server
 from ansible_collections.sunset.crm.plugins.module_utils._recorded import Recorded
 
 CONFIG = {
@@ -265,7 +274,7 @@ REACH = {
 def main():
     rec = Recorded(
         argument_spec=dict(
-            _preserve.OPTIONS,
+            copy_preserve.OPTIONS,
             engine={"type": "str", "required": True},
             database={"type": "str", "required": True},
             port={"type": "int"},
@@ -273,24 +282,25 @@ def main():
             config={"type": "path"},
             password_file={"type": "path", "no_log": False},
             reach={"type": "dict", "options": REACH},
+            apart={"type": "list", "elements": "dict"},
         ),
         object_lock="copy",
     )
     try:
-        spec, size = _database.specification(rec.params)
-    except _database.DatabaseError as error:
+        spec, size = database_server.specification(rec.params)
+    except database_server.DatabaseError as error:
         rec.fail(str(error), verdict="unknown")
     for name, version in sorted(spec.pop("versions").items()):
         rec.tool(name, version)
-    if rec.params["engine"] in _database.OWN:
+    if rec.params["engine"] in database_server.OWN:
         # Their picture is made on the staging medium first: it cannot be read off the source a second time, on the way to a vault.
         if rec.params["direct"] == "always":
             rec.fail("direct is 'always'; a copy of {0} is made in the staging place: leave direct out".format(rec.params["engine"]))
         rec.params["direct"] = "never"
-    staging = _staging.Staging(rec.params["staging"], rec.item)
+    staging = copy_staging.Staging(rec.params["staging"], rec.item)
     try:
-        _preserve.preserve(rec, staging, spec, lambda record: _database.unchanged(spec, record), size)
-    except _database.DatabaseError as error:
+        copy_preserve.preserve(rec, staging, spec, lambda record: database_server.unchanged(spec, record), size)
+    except database_server.DatabaseError as error:
         rec.fail(str(error), verdict="unknown")
 
 

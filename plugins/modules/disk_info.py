@@ -12,7 +12,7 @@ fact (one device)
     blocks {logical, physical}; traits, security, sanitize, format, hidden, tcg: mappings of "yes" | "no" | "unknown"
     beside numbers that are None where nobody knows; holders [{kind, what, device}]; held, root; sources; why.
 
-technique (made by module_utils/_wipe_decide.py from a fact and a policy)
+technique (made by module_utils/_wipe/decide.py from a fact and a policy)
     {"id": "nvme-sanitize-crypto", "class": "purge" | "clear" | "logical", "rev1": class of the withdrawn Rev. 1,
     "ieee2883": its name there, "why": one sentence, "seconds": number or None}
 """
@@ -218,12 +218,16 @@ disks:
           returned: always
           sample: {hpa: "no", dco: "unknown", amac: "no"}
         tcg:
-          description: Level 0 Discovery of a self-encrypting drive.
+          description:
+            - Level 0 Discovery of a self-encrypting drive. C(owned) says whether its SID is no longer the factory's (some drives tell), C(credential)
+              whether this machine has the PSID from its label in a file, never what it is; both only where there is such a drive.
           type: dict
           returned: always
           sample: {present: "yes", ssc: [opal-2], locking_supported: "yes", locking_enabled: "no", locked: "no", media_encryption: "yes", mbr_enabled: "no"}
         luks:
-          description: The LUKS header, if there is one. Version, UUID, and the key slots and tokens that it names.
+          description:
+            - The LUKS header, if there is one. Version, UUID, the key slots and tokens that it names, cipher and length of the key. C(strength) says whether
+              the cipher holds, C(whole) whether one encrypted segment is all that follows, C(unfinished) whether a reencryption was begun.
           type: dict
           returned: always
           sample: {version: 2, uuid: 2b1c9a52-0a50-4cfe-9a43-0f2b6e0a1c11, keyslots: ["0", "1"], tokens: ["0 systemd-tpm2"], header_bytes: 16777216, secondary: "yes"}
@@ -297,7 +301,7 @@ disks:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.sunset.crm.plugins.module_utils import _disk_facts
+from ansible_collections.sunset.crm.plugins.module_utils._disk import facts as disk_facts
 
 
 def main():
@@ -308,7 +312,7 @@ def main():
         ),
         supports_check_mode=True,
     )
-    found = _disk_facts.read(ask=module.params["ask"])
+    found = disk_facts.read(ask=module.params["ask"])
     names = [name.rsplit("/", 1)[-1] for name in module.params["devices"]]
     known = {fact["name"] for fact in found["devices"]}
     lost = [name for name in names if name not in known]

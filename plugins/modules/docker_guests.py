@@ -24,6 +24,8 @@ description:
   - O(state=stopped) first sets every restart policy to V(no), then sends each container its own stop signal. Requests go
     out together, but a container is asked only when all that stand on it (Compose dependencies, links, shared network or
     volumes) are off. Nothing is killed unless O(force_after) says so.
+  - An engine that is down behind a listening C(docker.socket) is not asked, for the question would start it, and with it containers. It is named
+    and refused, but for O(state=started).
   - O(state=saved) writes the definition and the image of each stopped container into O(staging) on its host, with
     digests taken in the stream. Volumes are listed with their place on the host and are not part of the image.
   - O(state=started) puts the recorded restart policies back and starts exactly those that ran.
@@ -58,7 +60,7 @@ options:
     description:
       - Seconds after which a container that did not end is killed. Not set means never.
       - A killed container's end is recorded as V(by force), and RV(result.way) is V(forced).
-      - Must be shorter than O(timeout).
+      - Must be above 0 and shorter than O(timeout).
     type: float
   force_allowed_by:
     description: Name of the person who allowed the killing. Recorded. Required with O(force_after).
@@ -77,6 +79,10 @@ options:
     default: []
   owned:
     description: Containers that such a unit removes when it stops, as the survey saw them. Filled in by the action plugin.
+    type: dict
+    default: {}
+  engines:
+    description: The container engines of the host, as the survey saw them. Filled in by the action plugin.
     type: dict
     default: {}
   prove:
@@ -151,6 +157,18 @@ result:
           after: {status: exited, exit_code: 0}
           returned_before: restart policy always
           returns_after: ''
+    engine:
+      description:
+        - What of the engine could bring containers back, and whether they need it. With C(live_restore) they run on while it is down, so that its
+          silence proves nothing; C(comes_back) is what starts it again, as the survey saw it.
+      returned: O(state=stopped)
+      type: dict
+      sample:
+        name: docker
+        live_restore: 'yes'
+        means: containers run on while the engine is down, so its silence proves nothing
+        comes_back: ["docker.socket listens: the next call on its socket starts the engine"]
+        then: 'an engine that comes back starts none of them: their restart policy is no'
     way:
       description: The word that the worst end of the set deserves; V(graceful), V(forced), V(unknown) or V(running).
       returned: O(state=stopped)

@@ -135,26 +135,30 @@ evidence_sha256:
   sample: 0f6b5c6ad9a1d43f4e6a5a0a4b0e5b1c9f1d8e7c6b5a49382716050403020100
 """
 
-from ansible_collections.sunset.crm.plugins.module_utils import _filestore, _preserve, _staging
+from ansible_collections.sunset.crm.plugins.module_utils._copy import (
+    filestore as copy_filestore,
+    preserve as copy_preserve,
+    staging as copy_staging,
+)
 from ansible_collections.sunset.crm.plugins.module_utils._recorded import Recorded
 
 
 def main():
     names = {"type": "list", "elements": "str", "default": []}
-    options = dict(_preserve.OPTIONS, path={"type": "path", "required": True}, only=names, leave_out=names)
+    options = dict(copy_preserve.OPTIONS, path={"type": "path", "required": True}, only=names, leave_out=names)
     rec = Recorded(argument_spec=options, object_lock="copy")
     path = rec.params["path"]
-    selection = _filestore.selection_of(rec.params)
-    problem = _filestore.path_problem(path, rec.params["staging"]) or selection.problem()
+    selection = copy_filestore.selection_of(rec.params)
+    problem = copy_filestore.path_problem(path, rec.params["staging"]) or selection.problem()
     if problem:
         rec.fail(problem)
     spec = {key: rec.params[key] for key in ("item", "path", "only", "leave_out", "staging", "rate")}
-    spec.update(kind="filestore", identity=_filestore.identity(path))
-    staging = _staging.Staging(rec.params["staging"], rec.item)
+    spec.update(kind="filestore", identity=copy_filestore.identity(path))
+    staging = copy_staging.Staging(rec.params["staging"], rec.item)
     try:
-        size = _filestore.data_size(path, selection)
-        _preserve.preserve(rec, staging, spec, lambda record: _filestore.unchanged(spec, record), size)
-    except _filestore.TreeError as error:
+        size = copy_filestore.data_size(path, selection)
+        copy_preserve.preserve(rec, staging, spec, lambda record: copy_filestore.unchanged(spec, record), size)
+    except copy_filestore.TreeError as error:
         rec.fail("{0}. Stop what writes there, then run the same command again".format(error), verdict="unknown")
 
 

@@ -33,7 +33,16 @@ options:
         choices: [media, pxe]
         required: true
       image:
-        description: Address of the medium, for V(media), as the controller reaches it.
+        description: Address of a medium of your own, for V(media), as the controller reaches it.
+        type: str
+      serve:
+        description: Address and port under which the control node gives out the medium that M(sunset.crm.rescue_boot) makes; for V(usual) only.
+        type: str
+      publish:
+        description: Folder of the control node into which M(sunset.crm.rescue_boot) lays what it makes, in place of O(boot.serve).
+        type: str
+      url:
+        description: Address under which your web server gives out O(boot.publish), for V(media).
         type: str
   witness:
     description: The host's witnesses, one of which is a management controller; see M(sunset.crm.host_power). Taken from the plan.

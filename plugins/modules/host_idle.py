@@ -87,7 +87,8 @@ idle:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.sunset.crm.plugins.module_utils import _idle, _recorded
+from ansible_collections.sunset.crm.plugins.module_utils import _recorded
+from ansible_collections.sunset.crm.plugins.module_utils._service import idle as service_idle
 
 
 def main():
@@ -100,9 +101,9 @@ def main():
     )
 
     def run(argv):
-        return _recorded.run_command(argv, timeout=_idle.TIMEOUT)
+        return _recorded.run_command(argv, timeout=service_idle.TIMEOUT)
 
-    module.exit_json(changed=False, idle=_idle.look(run, module.params["excused"], module.params["ports"]))
+    module.exit_json(changed=False, idle=service_idle.look(run, module.params["excused"], module.params["ports"]))
 
 
 if __name__ == "__main__":

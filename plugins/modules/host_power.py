@@ -16,6 +16,8 @@ description:
     a session from another host on a database server of it keeps it on. Then it is asked through its own connection to power off. A
     connection that is cut by that is expected and proves nothing. Then the witness is read until it shows the host off or O(timeout) has
     passed. Nothing is forced unless O(force_after) and O(force_allowed_by) say so.
+  - A host that is a node of a Proxmox VE cluster goes off only after M(sunset.crm.proxmox_nodes); its cluster is asked once more, at that moment,
+    whether all guests are off and HA is aside. Nodes that went off before are not missed. What the cluster says of the node itself proves nothing.
   - V(on) switches on through the witness where that can, waits until the host answers through its connection, and
     checks that it is the same machine.
 options:
@@ -40,7 +42,7 @@ options:
       - C(kind=docker) means that the host is a container of the control node's engine, as in the lab. C(container), C(socket).
       - C(kind=silence) means no sign of life for a set time, by TCP, ICMP and ARP. It is weaker than a power state, is called V(silence) wherever
         it appears. C(address), C(ports), C(seconds), C(reference) (address that must answer a ping meanwhile, so that a cut cable here is not taken
-        for a host that is off), C(wake) (C(mac), C(broadcast), C(port)) for Wake-on-LAN, without which it cannot switch on.
+        for a host that is off; needed where silence is the only witness), C(wake) (C(mac), C(broadcast), C(port)) for Wake-on-LAN, without which it cannot switch on.
     type: raw
     required: true
   timeout:
@@ -58,7 +60,9 @@ options:
     type: bool
     default: false
   force_after:
-    description: Seconds after which a host that does not end is cut off by its management controller. Never, if not given.
+    description:
+      - Seconds after which a host that does not end is cut off by its management controller. Never, if not given.
+      - Must be above 0 and shorter than O(timeout).
     type: float
   force_allowed_by:
     description: Who allowed that. Recorded.
@@ -80,6 +84,13 @@ options:
   idle_waiver:
     description: Digest of a signed waiver of the gate C(idle), which stands for what could not be seen. Taken from the statements.
     type: str
+  cluster:
+    description: For a node of a Proxmox VE cluster, that cluster, as in M(sunset.crm.proxmox_nodes). Taken from the plan.
+    type: dict
+  attested:
+    description: Engines here that this collection does not drive, and by whose signed word their guests are dark. Taken from the statements.
+    type: dict
+    default: {}
   machine_id:
     description: The machine id that must answer after V(on). Default is the one read before the last power-off.
     type: str

@@ -12,7 +12,9 @@ description:
     that nobody declared.
   - Found without being declared can be other databases on the same server and data directories of other servers,
     listeners of services that are neither declared nor part of a base system, cron files, crontabs of users, timers,
-    mounts of block devices, and engines with guests (Docker, Podman, Kubernetes, Incus, LXD, libvirt, Proxmox).
+    mounts of block devices, and engines with guests (Docker, Podman, libvirt, Proxmox).
+  - Engines that this collection does not drive are findings that only a signed attestation settles (Kubernetes, Incus, LXD, LXC, Xen, VMware,
+    VirtualBox); so are the hypervisors VMware, Hyper-V, Xen and VirtualBox of a host that is a guest itself.
   - Reads only; nothing is installed or written. Needs root, to see whose sockets and processes there are.
   - Unlike the modules that change things it needs no receipt and writes nothing into the ledger.
 options:
@@ -87,6 +89,19 @@ survey:
       type: dict
       returned: success
       sample: {addresses: [192.0.2.11], macs: ["52:54:00:12:34:57"], guests: [], storage: [], container: false}
+    engines:
+      description:
+        - The container engines that are here (C(docker), C(podman)). Whether containers run on while the engine is down (C(live_restore)),
+          and what starts it again when it was stopped (C(comes_back)). An engine that does not run is not asked, for the question could start it.
+      type: dict
+      returned: success
+      sample:
+        docker:
+          runs: "yes"
+          live_restore: "no"
+          known_by: the engine's own answer
+          units: {docker.service: {active: active, unit_file_state: enabled}}
+          comes_back: ["docker.service is enabled: it is there again after a boot"]
     expected:
       description:
         - For each declared item whether it was found (C(yes), C(no) or C(unknown)), its identity, the devices that
@@ -99,6 +114,18 @@ survey:
           identity: {path: /srv/creme/media/upload, inode: 12, fs_uuid: null}
           media: [{kind: loop, serial: LAB-UPLOADS-0001, inode: 4711, size: 100663296, device: /dev/loop7}]
           detail: ""
+    staging:
+      description:
+        - For each declared item with a staging place whether that can be used (C(problem) is empty), on which devices it lies, and whether
+          it is in memory alone.
+      type: dict
+      returned: success
+      sample:
+        "filestore:creme-uploads":
+          place: /srv/creme/media/.sunset-staging
+          problem: ""
+          media: [{kind: loop, serial: LAB-UPLOADS-0001, inode: 4711, size: 100663296, device: /dev/loop7}]
+          in_memory: false
     findings:
       description: What no item declares and no base system brings.
       type: list
@@ -112,8 +139,15 @@ survey:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.sunset.crm.plugins.module_utils import _machine, _recorded, _survey, _survey_host, _survey_media
-from ansible_collections.sunset.crm.plugins.module_utils._survey_expected import Expected
+from ansible_collections.sunset.crm.plugins.module_utils import _recorded
+from ansible_collections.sunset.crm.plugins.module_utils._service import container_engines as service_container_engines
+from ansible_collections.sunset.crm.plugins.module_utils._survey import (
+    host as survey_host,
+    machine as survey_machine,
+    media as survey_media,
+    rules as survey_rules,
+)
+from ansible_collections.sunset.crm.plugins.module_utils._survey.expected import Expected
 
 
 def main():
@@ -125,14 +159,15 @@ def main():
         supports_check_mode=True,
     )
     items = module.params["items"]
-    problem = _survey.declaration_problem(items)
+    problem = survey_rules.declaration_problem(items)
     if problem:
         module.fail_json(msg="sunset_items: " + problem)
-    expected = Expected(_recorded.run_command, _survey_media.Media())
-    seen = {_survey.item_id(item): expected.look(item) for item in items}
-    findings = _survey_host.Findings(_recorded.run_command, items, module.params["profiles"], expected)
-    facts = dict(_survey_host.host_facts(), machine=_machine.machine())
-    module.exit_json(changed=False, survey=dict(facts, expected=seen, findings=findings.all(seen)))
+    expected = Expected(_recorded.run_command, survey_media.Media())
+    seen = {survey_rules.item_id(item): expected.look(item) for item in items}
+    staging = {survey_rules.item_id(item): expected.staging(item) for item in items if item.get("staging")}
+    findings = survey_host.Findings(_recorded.run_command, items, module.params["profiles"], expected)
+    facts = dict(survey_host.host_facts(), machine=survey_machine.machine(), engines=service_container_engines.look(_recorded.run_command))
+    module.exit_json(changed=False, survey=dict(facts, expected=seen, staging=staging, findings=findings.all(seen)))
 
 
 if __name__ == "__main__":

@@ -22,56 +22,6 @@ description:
     copies every file of each disk's chain, with digests.
   - O(state=started) starts exactly those that ran, and puts back what brought them back.
 options:
-  state:
-    description: What the set is to be.
-    type: str
-    choices: [stopped, started, saved]
-    required: true
-  guests:
-    description: The names that are expected. Taken from the plan.
-    type: list
-    elements: str
-    required: true
-  identity:
-    description: Who the guests and their hypervisor were when the plan was made. Taken from the plan.
-    type: dict
-    default: {}
-  others:
-    description: Guests of the same hypervisor that belong to other items of the plan. Taken from the plan.
-    type: list
-    elements: str
-    default: []
-  hosts:
-    description:
-      - Guests that are hosts of the plan, by their name here. They go off by their own step (M(sunset.crm.host_power)); one that
-        still runs is refused. Taken from the plan.
-    type: dict
-    default: {}
-  ran:
-    description: Those of O(hosts) that were on before their own step, so that O(state=started) starts them. Taken from plan and ledger.
-    type: list
-    elements: str
-    default: []
-  timeout:
-    description: Seconds that each guest has, from its own request, to end or to start.
-    type: float
-    default: 300
-  force_after:
-    description:
-      - Seconds after which a guest that did not end is cut off. Not set means never.
-      - Its end is recorded as V(by force), and RV(result.way) is V(forced).
-      - Must be shorter than O(timeout).
-    type: float
-  force_allowed_by:
-    description: Name of the person who allowed that. Recorded. Required with O(force_after).
-    type: str
-  former:
-    description: For O(state=started), the RV(result.former) that the ledger keeps. Filled in by the action plugin.
-    type: dict
-  staging:
-    description: Directory on the item's host for what is saved. Must lie on a medium that is wiped. Taken from the plan.
-    type: str
-    required: true
   uri:
     description:
       - The hypervisor on the item's host. Taken from the plan.
@@ -107,6 +57,7 @@ seealso:
   - module: sunset.crm.host_power
 extends_documentation_fragment:
   - sunset.crm.recorded
+  - sunset.crm.recorded.guests
 author:
   - sunset.crm contributors
 """

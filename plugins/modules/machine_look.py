@@ -40,12 +40,12 @@ machine:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.sunset.crm.plugins.module_utils import _machine
+from ansible_collections.sunset.crm.plugins.module_utils._survey import machine as survey_machine
 
 
 def main():
     module = AnsibleModule(argument_spec=dict(), supports_check_mode=True)
-    module.exit_json(changed=False, machine=_machine.machine())
+    module.exit_json(changed=False, machine=survey_machine.machine())
 
 
 if __name__ == "__main__":

@@ -13,6 +13,8 @@ description:
   - Media of the plan that no machine shows, machines that gave no answer, and media that are in no plan are named. Without a plan every medium is
     looked at.
   - Asked for Purge where only less can be reached, the medium gets an order of destruction, and RV(problem) says so. There is no fallback to less.
+  - Whether the keys of an encrypted medium may be destroyed in the place of its data is decided by the signed ledger of key copies among the estate's
+    statements; whether a self-encrypting drive may be reverted, by whether the machine has the number from its label. An inventory says neither.
   - Disks that carry the system of the control node or lie under a vault are never in it, whatever the plan says.
   - Prints the table, and writes the decisions to C(report/media.json) and the table to C(report/media.txt) of the estate's folder.
 options:
@@ -22,8 +24,8 @@ options:
         verified comes first, the default) or V(speed). C(logical) says whether a virtual disk may end in logical sanitisation; V(yes) by default for
         Clear, V(no) for Purge. C(pool_reserve) is the share of a thin pool that stays free.
       - A medium's own C(sanitisation) in the inventory overrules it for that medium.
+      - Without it the plan's own is taken (C(settings.wipe_policy)), and C(clear) where there is none.
     type: dict
-    default: {asked: clear}
   register:
     description: Name of the variable in which each machine's answer was registered.
     type: str
@@ -37,7 +39,7 @@ attributes:
     description: It changes no machine.
 notes:
   - Runs on the control node and connects to no host. The estate's folder is the variable C(sunset_estate_dir).
-  - It is a preview. The wipe looks again at the opened device before it writes.
+  - It is a preview. The wipe takes the same decision again where it runs, with the plan's policy, and looks at the opened device before it writes.
 seealso:
   - module: sunset.crm.disk_info
   - module: sunset.crm.media_wipe

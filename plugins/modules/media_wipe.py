@@ -59,6 +59,18 @@ options:
     type: list
     elements: dict
     default: []
+  policy:
+    description:
+      - What the plan asks for, as M(sunset.crm.media_plan) takes it (C(asked) is C(clear) or C(purge); C(prefer), C(logical), C(pool_reserve)).
+      - Before a job is started the module reads this machine's devices, takes the decision of the dry run again, and refuses where it
+        does not name the O(technique). Where nothing reaches what is asked for, the result has a proposal for a destruction order.
+      - Comes from the plan (C(settings.wipe_policy), and C(sanitisation) of the medium). Without it C(clear) is asked for.
+    type: dict
+  hidden_waiver:
+    description:
+      - SHA-256 of the signed waiver by which a part that the device hides (HPA, DCO, accessible maximum) may stay as it is. The result then has an
+        exception that says so.
+    type: str
   stream_key:
     description:
       - The key of the stream, 64 hexadecimal digits, a new one for each medium.
@@ -73,10 +85,24 @@ options:
       - How the medium is wiped. Comes from the plan (C(wipe.method) of the medium), which the authorisation must name, too.
       - V(overwrite-keyed) is the keyed stream. Others are V(nvme-sanitize-crypto), V(nvme-sanitize-block), V(nvme-sanitize-overwrite),
         V(nvme-format-ses1), V(nvme-format-ses2), V(ata-sanitize-crypto), V(ata-sanitize-block), V(ata-sanitize-overwrite),
-        V(ata-security-erase), V(ata-security-erase-enhanced), V(scsi-sanitize-crypto), V(scsi-sanitize-block), V(scsi-sanitize-overwrite).
+        V(ata-security-erase), V(ata-security-erase-enhanced), V(scsi-sanitize-crypto), V(scsi-sanitize-block), V(scsi-sanitize-overwrite),
+        V(tcg-revert).
+      - V(luks-destroy-keys) overwrites both headers and all key slots of a LUKS volume that is the whole medium, reads them back, and leaves the
+        ciphertext. It needs O(key_copies), and is refused where places of the data are no ciphertext.
       - Another one, or one that the drive does not know, is refused. Nothing weaker is ever done in its place.
     type: str
     default: overwrite-keyed
+  key_copies:
+    description:
+      - For V(luks-destroy-keys). What a person has signed about the volume and every copy of its keys (C(scripts/statement keys)), with the SHA-256 of
+        the statement and its signer. Set by the action plugin; without it, or with a place that it is silent about, the technique is refused.
+    type: dict
+  psid_directory:
+    description:
+      - For V(tcg-revert). Directory on this machine with one file a drive, named by its serial number, mode 0600 of the user who wipes, which holds the
+        PSID from the drive's label and nothing else. What is in it gets into no argument, log, state file or result.
+    type: path
+    default: /etc/sunset-crm/psid
   verify:
     description:
       - How much is read back. V(full) reads every byte. V(sample) follows NIST's sampling plan, 1,000 subsections with two places each, a tenth of the
@@ -95,7 +121,7 @@ options:
   in_rescue:
     description:
       - The device is one of the host's own, and may be the one that it was started from. Refused anywhere but in the rescue system of
-        M(sunset.crm.rescue_boot), where no disk carries the running system. Set by the action plugin from the plan (C(way) is C(kexec)).
+        M(sunset.crm.rescue_boot), where no disk carries the running system. Set by the action plugin from the plan (C(way)).
     type: bool
     default: false
   rate:
@@ -222,6 +248,27 @@ result:
       type: dict
       returned: success
       sample: {name: AES-256-CTR keystream over zeros, passes: 1, key_sha256: 9a2db2e23f15}
+    decision:
+      description: What was decided on this machine before the first write. The technique with its class and reason, and why others were rejected.
+      type: dict
+      returned: when it was decided
+      sample:
+        verdict: plan
+        asked: clear
+        reachable: logical
+        technique: overwrite-keyed
+        chosen: {id: overwrite-keyed, class: logical}
+        rejected: []
+    state_before:
+      description: What the device was, hid and carried before anything was written, with its own and the kernel's counters; raw structures by digest.
+      type: dict
+      returned: when it was decided
+      sample: {class: virtual, layer: loop, hidden_areas: {hpa: "no", dco: "no", amac: "no"}, holders: [], contents: [ext4]}
+    order:
+      description: Proposal for a destruction order, where nothing here reaches what was asked for.
+      type: dict
+      returned: when it was refused for that
+      sample: {asked: purge, reachable: clear, provisional: false, method: "IEEE 2883 Destruct"}
     technique:
       description: The technique that was used.
       type: str
@@ -237,6 +284,11 @@ result:
       type: dict
       returned: for techniques of the firmware
       sample: {met: "a protocol-level fake only, no real drive", trail: {running: 12, seconds: 61.2}}
+    keys:
+      description: What the header said, where headers were found before and after, the ledger of key copies, and how the data looked.
+      type: dict
+      returned: for the technique C(luks-destroy-keys)
+      sample: {header: {version: 2, keyslots: ["0"]}, headers_after: [], witness: {verdict: gone}, ciphertext_left: 983547510784}
     left:
       description: Digests of some places as the drive left them; a later look tells whether they were written since.
       type: list
@@ -277,174 +329,16 @@ result:
       sample: {libcrypto: OpenSSL 3.0.19}
 """
 
-import hashlib
-import inspect
-import os
-import re
-
-from ansible_collections.sunset.crm.plugins.module_utils import (
-    _device,
-    _wipe_engine,
-    _wipe_firmware,
-    _wipe_judge,
-    _wipe_purge,
-    _wipe_stream,
-)
 from ansible_collections.sunset.crm.plugins.module_utils._job import Job
 from ansible_collections.sunset.crm.plugins.module_utils._recorded import Recorded
+from ansible_collections.sunset.crm.plugins.module_utils._wipe import (
+    call as wipe_call,
+    firmware as wipe_firmware,
+    job as wipe_job,
+    tcg as wipe_tcg,
+)
 
-DONE = ("sanitised", "sanitised_with_exceptions")
-OVERWRITE = _wipe_judge.OVERWRITE
-ENTRIES = {True: (_wipe_engine, "_wipe_engine.py"), False: (_wipe_purge, "_wipe_purge.py")}
-
-
-def key_problem(text):
-    """Why this is no usable stream key; None if it is."""
-    if not re.match(r"[0-9a-fA-F]{64}\Z", text or ""):
-        return "stream_key has %d characters; expected 64 hexadecimal digits" % len(text or "")
-    if len(set(bytearray.fromhex(text))) < 8:
-        return "stream_key repeats itself; make a random one, for instance with 'openssl rand -hex 32'"
-    return None
-
-
-def job_name(item, key, technique=OVERWRITE):
-    """One job for each medium, key and technique: another key is another wipe."""
-    more = "" if technique == OVERWRITE else "-" + technique
-    return "%s-%s%s" % (re.sub(r"[^A-Za-z0-9._-]", "_", item), hashlib.sha256(key).hexdigest()[:12], more)
-
-
-def as_asked(result, technique, verify, final):
-    """Was it done by this technique, looked at no less than asked, and left as asked?"""
-    mode = (result.get("verification") or {}).get("mode", "full")
-    zeros = (result.get("final") or {}).get("verdict") == "yes"
-    done_by = result.get("technique") or OVERWRITE
-    return done_by == technique and (mode == verify or mode == "full") and (technique != OVERWRITE or zeros == (final == "zeros"))
-
-
-def wiped_already(result, found, key_sha256, wrong, read):
-    """yes, no or unknown: is there a verification of this very device with this key, and does it still hold?"""
-    if (result or {}).get("outcome") not in DONE:
-        return "no"
-    if (result.get("algorithm") or {}).get("key_sha256") != key_sha256:
-        return "no"
-    if _device.compare_identity(result.get("identity") or {}, found):
-        return "no"
-    if not read:
-        return "unknown"
-    return "no" if wrong else "yes"
-
-
-def decide(job_state, refusals, wiped):
-    """What to do: none, attach, start or refuse."""
-    if job_state == "running":
-        return "attach"  # the job judged the device before its first write and holds it since
-    if refusals:
-        return "refuse"
-    return "none" if wiped == "yes" else "start"
-
-
-def sample(device, key, result):
-    """Fresh look at some places, which must be as the wipe left them: (wrong, read, why)."""
-    try:
-        if (result.get("technique") or OVERWRITE) != OVERWRITE:
-            wrong, read = _wipe_purge.sample(device, result.get("left") or [])
-        else:
-            wrong, read = _wipe_engine.sample(device, key, zeros=(result.get("final") or {}).get("verdict") == "yes")
-    except (OSError, _wipe_stream.StreamError) as err:
-        return [], [], str(err)
-    return wrong, read, ""
-
-
-def observe(params, job, key):
-    """The device and the job, read-only."""
-    found = _device.identify(params["device"])
-    status = job.status()
-    held = []
-    if status["state"] != "running" and found["found"] == "yes":
-        held = _device.blocking_holders(_device.holders(params["device"]))
-    root, waiver = _device.running_root_devices(), bool(params["identity_waiver"])
-    refusals = _wipe_judge.refusals(params["identity"], found, held, root, params["protected"], waiver)
-    if params["in_rescue"]:
-        place = _device.in_rescue()
-        if place["verdict"] != "yes":
-            refusals.append("it is to be wiped from within, and this is not the host's rescue system: %s" % place["why"])
-    technique = params["technique"]
-    if technique != OVERWRITE and status["state"] in ("absent", "done") and not refusals:
-        refusals = _wipe_purge.refusals(params["device"], technique, found)
-    before = {"found": found, "technique": technique, "job": status["state"], "refusals": refusals, "wiped": "no", "sampled": 0}
-    asked = as_asked(status["result"], technique, params["verify"], params["final"])
-    if not refusals and status["state"] == "done" and status["result"].get("outcome") in DONE and asked:
-        wrong, read, why = sample(params["device"], key, status["result"])
-        key_sha256 = _wipe_engine.key_digest(key)
-        before.update(wiped=wiped_already(status["result"], found, key_sha256, wrong, read), sampled=len(read), why=why)
-    before["decision"] = decide(status["state"], refusals, before["wiped"])
-    return before, status
-
-
-def start(job, params):
-    """Hand the work to the job; a second start of a running one attaches."""
-    abort = os.path.join(job.directory, "abort")
-    if os.path.exists(abort):
-        os.unlink(abort)
-    work, entry = ENTRIES[params["technique"] == OVERWRITE]
-    sources = {entry: inspect.getsource(work)}
-    for module in work.MODULES:
-        sources[module.__name__.split(".")[-1] + ".py"] = inspect.getsource(module)
-    spec = {
-        "device": params["device"], "identity": params["identity"], "waiver": params["identity_waiver"],
-        "protected": params["protected"], "key": params["stream_key"].lower(), "rate": params["rate"],
-        "authorisation_sha256": params["authorisation_sha256"], "technique": params["technique"], "verify": params["verify"],
-        "final": params["final"], "cores_directory": os.path.join(params["state_directory"], ".cores"),
-    }  # fmt: skip
-    if not os.path.isdir(params["state_directory"]):
-        os.makedirs(params["state_directory"], 0o700)
-    job.start(sources, entry, spec)
-
-
-def trim(result):
-    """The result as the ledger keeps it: without what only this machine understands, and not without bound."""
-    kept = {key: value for key, value in result.items() if key != "found"}
-    kept["sessions"] = (result.get("sessions") or [])[-20:]
-    return dict(kept, state="done")
-
-
-def finish(rec, job, status, params, key):
-    """Judge the end of a job from its evidence and from a fresh look."""
-    result = status["result"]
-    if status["state"] == "running":
-        rec.after({"job": "running", "progress": status["progress"]})
-        rec.finish(changed=True, verdict="unknown", result={"state": "running", "progress": status["progress"]})
-    if status["state"] != "done":
-        rec.after({"job": status["state"], "progress": status["progress"]})
-        rec.fail(
-            "the wipe job ended without a result at %s %%; run the same command again, it goes on. Last words: %s"
-            % (status["progress"].get("percent", 0), job.log_tail(500).strip() or "none"), verdict="unknown",
-        )  # fmt: skip
-    outcome = result.get("outcome")
-    if outcome not in DONE:
-        rec.after({"job": "done", "outcome": outcome})
-        rec.fail("%s: the wipe %s: %s" % (params["device"], said(outcome), "; ".join(result["reasons"])), **trim(result))
-    found = _device.identify(params["device"])
-    wrong, read, why = sample(params["device"], key, result)
-    holds = wiped_already(result, found, _wipe_engine.key_digest(key), wrong, read)
-    rec.after({"found": found, "outcome": outcome, "sampled": len(read), "holds_stream": holds})
-    for name in sorted(result["tools"]):
-        rec.tool(name, result["tools"][name])
-    if holds != "yes":
-        rec.fail(
-            "the job says %s, but a fresh look says %s: %s. The medium counts as not wiped; run it again"
-            % (outcome, holds, why or "%d of %d places differ" % (len(wrong), len(read))), **trim(result)
-        )  # fmt: skip
-    rec.finish(changed=True, verdict=final_verdict(result), result=trim(result))
-
-
-def final_verdict(result):
-    """Places that could not be written may still hold data: that medium is not wiped, it needs a destruction order."""
-    return "no" if result.get("error_ranges") else "yes"
-
-
-def said(outcome):
-    return {"refused": "was refused", "aborted": "was stopped", "failed": "has failed"}.get(outcome, str(outcome))
+OVERWRITE = wipe_call.OVERWRITE
 
 
 def main():
@@ -454,9 +348,13 @@ def main():
             "identity": {"type": "dict", "required": True},
             "identity_waiver": {"type": "str"},
             "protected": {"type": "list", "elements": "dict", "default": []},
+            "policy": {"type": "dict"},
+            "hidden_waiver": {"type": "str"},
             "stream_key": {"type": "str", "required": True, "no_log": False},
             "authorisation_sha256": {"type": "str"},
             "technique": {"type": "str", "default": OVERWRITE},
+            "key_copies": {"type": "dict", "no_log": False},
+            "psid_directory": {"type": "path", "default": wipe_tcg.DIRECTORY},
             "verify": {"type": "str", "choices": ["full", "sample"]},
             "final": {"type": "str", "choices": ["stream", "zeros"], "default": "stream"},
             "in_rescue": {"type": "bool", "default": False},
@@ -467,38 +365,49 @@ def main():
         object_lock="medium",
     )
     params = rec.params
-    problem = key_problem(params["stream_key"])
+    problem = wipe_call.key_problem(params["stream_key"])
     if problem:
         rec.fail(problem)
-    params["technique"] = _wipe_firmware.canonical(params["technique"])
-    problem = _wipe_firmware.unusable(params["technique"])
+    params["technique"] = wipe_firmware.canonical(params["technique"])
+    problem = wipe_firmware.unusable(params["technique"])
     if problem:
         rec.fail("%s is not wiped: %s" % (params["device"], problem), outcome="refused", reasons=[problem])
     if params["technique"] != OVERWRITE and params["final"] == "zeros":
         rec.fail("final: zeros goes with technique: overwrite-keyed only; a drive that wiped itself is left as it left itself")
     params["verify"] = params["verify"] or ("full" if params["technique"] == OVERWRITE else "sample")
     key = bytes(bytearray.fromhex(params["stream_key"]))
-    job = Job(params["state_directory"], job_name(rec.item, key, params["technique"]))
+    job = Job(params["state_directory"], wipe_job.name(rec.item, key, params["technique"]))
     if rec.revisit:
         rec.let_others_attach()
-        finish(rec, job, rec.attend(job, params["wait"]), params, key)
-    before, status = observe(params, job, key)
+        wipe_call.finish(rec, job, rec.attend(job, params["wait"]), params, key)
+    before, status, decided = wipe_call.observe(params, job, key)
     rec.before(before)
     decision = before["decision"]
     if decision == "refuse":
         reasons = before["refusals"]
-        rec.fail("%s is not wiped: %s" % (params["device"], "; ".join(reasons)), outcome="refused", reasons=reasons)
+        more = {"decision": decided["decision"], "state_before": decided["state_before"]} if decided else {}
+        if decided and decided["order"]:
+            more["order"] = decided["order"]
+        msg = "%s is not wiped: %s" % (params["device"], "; ".join(reasons))
+        if "order" in more:
+            msg += ". Nothing weaker was done in its place. It is to be destroyed%s: %s" % (
+                ", once what is not known was found out" if more["order"]["provisional"] else "", more["order"]["method"],
+            )  # fmt: skip
+        rec.fail(msg, outcome="refused", reasons=reasons, **more)
     if decision == "none":
         rec.after(before)
-        rec.finish(changed=False, verdict=final_verdict(status["result"]), result=trim(status["result"]))
+        result = wipe_call.result_of(job, status)
+        rec.finish(changed=False, verdict=wipe_job.final_verdict(result), result=wipe_job.trim(result))
     if rec.check_mode:
         rec.after(before)
-        rec.finish(changed=True, verdict="unknown", result={"state": "planned", "decision": decision})
+        rec.finish(
+            changed=True, verdict="unknown", result={"state": "planned", "act": decision, "decision": (decided or {}).get("decision")}
+        )
     if decision == "start":
-        start(job, params)
+        wipe_call.start(job, params, decided)
     rec.note(act=decision, job=job.name, device=params["device"])
     rec.let_others_attach()
-    finish(rec, job, rec.attend(job, params["wait"]), params, key)
+    wipe_call.finish(rec, job, rec.attend(job, params["wait"]), params, key)
 
 
 if __name__ == "__main__":

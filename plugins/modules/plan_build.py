@@ -113,4 +113,10 @@ unclassified:
   type: list
   elements: str
   sample: ["db1: database:forgotten (a second database)"]
+foreign:
+  description: Engines and hypervisors that were found and are not handled; a signed attestation says that their guests are dark.
+  returned: success
+  type: list
+  elements: str
+  sample: ["node1: engine:kubernetes (Kubernetes is here (kubelet); its guests are not handled by this collection)"]
 """

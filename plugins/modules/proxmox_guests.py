@@ -28,60 +28,6 @@ description:
     puts each guest's definition into O(staging) on the item's host. Guests must be off. Nothing that exists is removed, and no backup is pruned.
   - O(state=started) puts HA state and C(onboot) back as they were and starts exactly those that ran.
 options:
-  item:
-    description: Identity of the plan's item.
-    type: str
-    required: true
-  state:
-    description: What the set is to be.
-    type: str
-    choices: [stopped, started, saved]
-    required: true
-  guests:
-    description: The names that are expected. Taken from the plan.
-    type: list
-    elements: str
-    required: true
-  identity:
-    description: Who the guests and their hypervisor were when the plan was made. Taken from the plan.
-    type: dict
-    default: {}
-  others:
-    description: Guests of the same hypervisor that belong to other items of the plan. Taken from the plan.
-    type: list
-    elements: str
-    default: []
-  hosts:
-    description:
-      - Guests that are hosts of the plan, by their name here. They go off by their own step (M(sunset.crm.host_power)); one that
-        still runs is refused. Taken from the plan.
-    type: dict
-    default: {}
-  ran:
-    description: Those of O(hosts) that were on before their own step, so that O(state=started) starts them. Taken from plan and ledger.
-    type: list
-    elements: str
-    default: []
-  timeout:
-    description: Seconds that each guest has, from its own request, to end or to start.
-    type: float
-    default: 300
-  force_after:
-    description:
-      - Seconds after which a guest that did not end is cut off. Not set means never.
-      - Its end is recorded as V(by force), and RV(result.way) is V(forced).
-      - Must be shorter than O(timeout).
-    type: float
-  force_allowed_by:
-    description: Name of the person who allowed that. Recorded. Required with O(force_after).
-    type: str
-  former:
-    description: For O(state=started), the RV(result.former) that the ledger keeps. Filled in by the action plugin.
-    type: dict
-  staging:
-    description: Directory on the item's host for what is saved. Must lie on a medium that is wiped. Taken from the plan.
-    type: str
-    required: true
   api:
     description: How the API is reached. Taken from the plan.
     type: dict
@@ -153,16 +99,6 @@ options:
     type: list
     elements: str
     default: []
-  receipt:
-    description: Set by the collection's action plugin.
-    type: dict
-attributes:
-  check_mode:
-    description: Takes the same decision without acting.
-    support: full
-  diff_mode:
-    description: Returns before and after in the evidence instead.
-    support: none
 requirements:
   - Python packages C(proxmoxer) and C(requests) on the control node
   - privileges with propagation. C(VM.Audit) on C(/vms) and C(Sys.Audit) on C(/) always; C(VM.PowerMgmt), and C(VM.Config.Options) for C(onboot), on
@@ -176,6 +112,9 @@ notes:
 seealso:
   - module: sunset.crm.docker_guests
   - module: sunset.crm.host_power
+extends_documentation_fragment:
+  - sunset.crm.recorded
+  - sunset.crm.recorded.guests
 author:
   - sunset.crm contributors
 """

@@ -12,11 +12,14 @@ version_added: "0.1.0"
 description:
   - Builds a RAM file system from the host's own programs (kernel and loaded modules, Python with its standard library, C(sshd), C(ip),
     tools for disks where the host has them) with the libraries that its own loader finds. Nothing is installed or fetched.
-  - Tries the parts inside that tree, loads it with the running kernel by the system call C(kexec_file_load), and sees in
-    C(/sys/kernel/kexec_loaded) that it lies there. C(kexec-tools) is not needed.
-  - Then the action plugin lets the host jump, waits until the rescue answers, and judges what answers - the SSH host key that the control
-    node made, the marker, the machine id, another boot id, the root in RAM, no file system and no swap on a disk.
-  - The rescue takes over the addresses and routes of the host's network cards. It lets root in with one key, made for it by the control
+  - With the way V(kexec) tries the parts inside that tree, loads it with the running kernel by the system call C(kexec_file_load), and sees in
+    C(/sys/kernel/kexec_loaded) that it lies there. C(kexec-tools) is not needed. Then the action plugin lets the host jump.
+  - With the way V(virtual_media) the action plugin fetches the tree and the host's kernel, makes a medium of them, has the host's management
+    controller insert it and boot from it once, lets the host go off, sees it off, and switches it on. With V(pxe) it lays both into
+    a folder of your network boot server instead. Afterwards the medium is taken out and the override put back; both are read back.
+  - Then it waits until the rescue answers, and judges what answers - the SSH host key that the control node made, the marker, the machine
+    id, another boot id, the root in RAM, no file system and no swap on a disk; booted from a medium, the same board or network cards too.
+  - The rescue takes over the addresses and routes of the host's network cards, and the bonds, VLANs and bridges over them. It lets root in with one key, made for it by the control
     node, and nobody else.
   - A host that is in its rescue already is left as it is.
   - Everything that can be checked is checked before the jump - memory, kexec, lockdown and Secure Boot, the network, the tools, that no
@@ -29,9 +32,25 @@ extends_documentation_fragment:
   - sunset.crm.recorded
 options:
   timeout:
-    description: Seconds after the jump within which the rescue must answer.
+    description: Seconds after the jump, or after it was switched on, within which the rescue must answer. As long it may take to go off.
     type: float
     default: 600
+  way:
+    description: How the host comes into its rescue. From the plan (C(way) of its media).
+    type: str
+    choices: [kexec, virtual_media, pxe]
+    default: kexec
+  witness:
+    description: The host's witnesses, one of which is a management controller, for V(virtual_media) and V(pxe). From the plan.
+    type: raw
+  board:
+    description: UUID and serial number of the host's mainboard, as the survey read them. From the plan.
+    type: dict
+    default: {}
+  boot:
+    description: What the controller is to boot from, and how the control node gives it out (C(sunset_rescue_boot)). From the plan.
+    type: dict
+    default: {}
   kernel_arguments:
     description:
       - Arguments for the rescue's kernel beside those taken over from the running one (consoles, and how the machine is to be treated).
@@ -62,8 +81,9 @@ attributes:
     support: full
     description: Checks everything that can be checked without building, and reports the same RV(ignore:changed).
 notes:
-  - Linux with kexec on x86_64, aarch64, ppc64le, s390x or riscv64. Bonds, bridges and VLANs are refused by name, and so is a kernel that
-    is locked down. Tried for real on x86_64 (QEMU, Debian's kernel).
+  - Linux with kexec on x86_64, aarch64, ppc64le, s390x or riscv64; a medium on x86_64 without Secure Boot. Policy routing, routes over
+    several gateways and, for V(kexec), a kernel that is locked down are refused by name. Tried for real on x86_64 (QEMU, Debian's kernel).
+  - V(virtual_media) needs C(grub-mkrescue) and C(xorriso) on the control node.
 seealso:
   - module: sunset.crm.media_wipe
   - module: sunset.crm.host_power
@@ -107,7 +127,7 @@ result:
   type: dict
   contains:
     state:
-      description: V(loaded) (the module's own end), V(entered) (the rescue was recognised) or V(planned) (check mode).
+      description: V(loaded) or V(built) (the module's own ends), V(entered) (the rescue was recognised) or V(planned) (check mode).
       type: str
       returned: always
       sample: entered
@@ -131,8 +151,15 @@ result:
 
 import os
 
-from ansible_collections.sunset.crm.plugins.module_utils import _proc, _rescue, _rescue_tree
 from ansible_collections.sunset.crm.plugins.module_utils._recorded import Recorded, machine_id
+from ansible_collections.sunset.crm.plugins.module_utils._rescue import (
+    build as rescue_build,
+    host as rescue_host,
+    init as rescue_init,
+    network as rescue_network,
+    tree as rescue_tree,
+)
+from ansible_collections.sunset.crm.plugins.module_utils._service import proc as service_proc
 
 ASLEEP = ("inactive", "failed")
 
@@ -140,7 +167,7 @@ ASLEEP = ("inactive", "failed")
 def awake(services, rows, complete, state_of):
     """What of the CRM runs here, in words. A unit or port that nobody can answer for counts as awake. Pure but for what it is given.
 
-    rows, complete: C(_proc.listeners); state_of: unit -> ActiveState, or None where there is no systemd to ask.
+    rows, complete: C(service_proc.listeners); state_of: unit -> ActiveState, or None where there is no systemd to ask.
     """
     found = []
     for service in services:
@@ -152,7 +179,7 @@ def awake(services, rows, complete, state_of):
             found.append("%s is %s" % (unit, state))
         if ports and not complete:
             found.append("the listening ports cannot be read whole")
-        for row in _proc.listening_on(ports, rows):
+        for row in service_proc.listening_on(ports, rows):
             found.append("something listens on %s port %d" % (row["proto"], row["port"]))
     return found
 
@@ -169,45 +196,59 @@ def unit_state(rec):
 
 def observe(rec):
     """What must hold, read-only: (facts, network, problems)."""
-    facts = _rescue.kexec_facts()
-    problems = _rescue.kexec_problems(facts)
-    problems += _rescue.argument_problems(rec.params["kernel_arguments"])
-    rows, complete = _proc.listeners()
+    facts, way = rescue_host.kexec_facts(), rec.params["way"]
+    problems = rescue_host.kexec_problems(facts) if way == "kexec" else rescue_host.boot_problems(facts, way)
+    problems += rescue_host.argument_problems(rec.params["kernel_arguments"])
+    rows, complete = service_proc.listeners()
     problems += ["the CRM is awake: " + line for line in awake(rec.params["services"], rows, complete, unit_state(rec))]
-    ip = _rescue_tree.find("ip")
+    ip = rescue_tree.find("ip")
     words = os.environ.get("SSH_CONNECTION", "").split()
-    net = {"links": [], "routes": [], "problems": ["the program ip (iproute2) is not here"]}
+    net = {"links": [], "made": [], "routes": [], "problems": ["the program ip (iproute2) is not here"]}
     if ip:
-        net = _rescue.network(ip, words[2] if len(words) == 4 else None)
+        net = rescue_network.network(ip, words[2] if len(words) == 4 else None)
     problems += net["problems"]
-    here = {"machine_id": machine_id(), "boot_id": _rescue.read("/proc/sys/kernel/random/boot_id")}
+    here = {"machine_id": machine_id(), "boot_id": rescue_host.read("/proc/sys/kernel/random/boot_id")}
     if not here["machine_id"]:
         problems.append("this host has no machine id (/etc/machine-id), so nobody could recognise it in the rescue")
-    seen = dict(facts, links=net["links"], routes=len(net["routes"]), reached_by=words[2] if len(words) == 4 else "unknown", **here)
+    seen = dict(
+        facts,
+        links=net["links"],
+        made=net["made"],
+        routes=len(net["routes"]),
+        reached_by=words[2] if len(words) == 4 else "unknown",
+        **here,
+    )
     return dict(seen, problems=problems), net, problems
 
 
 def build(rec, facts, net):
-    """Build, try, load. Everything on the disk is removed again if it fails."""
-    rescue = _rescue.Rescue(rec.params["directory"])
+    """Build, try, load where it is to jump. Everything on the disk is removed again if it fails."""
+    rescue = rescue_build.Rescue(rec.params["directory"])
+    jumps = rec.params["way"] == "kexec"
     marker = dict(rec.params["marker"] or {}, machine_id=facts["machine_id"], former_boot_id=facts["boot_id"])
-    arguments = _rescue.command_line(_rescue.read("/proc/cmdline") or "", rec.params["kernel_arguments"])
+    marker["hardware"] = rescue_init.hardware()
+    arguments = rescue_host.command_line(rescue_host.read("/proc/cmdline") or "", rec.params["kernel_arguments"])
     try:
         rescue.build(facts, net, marker, rec.params["host_key"], rec.params["authorized_key"])
         tests = rescue.self_test()
-        size, memory = rescue.tree.size(), _rescue.read("/proc/meminfo")
-        problems = _rescue.memory_problems(size, _rescue.meminfo(memory, "MemAvailable"), _rescue.meminfo(memory, "MemTotal"))
+        size, memory = rescue.tree.size(), rescue_host.read("/proc/meminfo")
+        problems = rescue_host.memory_problems(
+            size, rescue_host.meminfo(memory, "MemAvailable") if jumps else None, rescue_host.meminfo(memory, "MemTotal")
+        )
         if problems:
-            raise _rescue.RescueError("; ".join(problems))
+            raise rescue_build.RescueError("; ".join(problems))
         image = rescue.pack()
         rec.note(did="built the rescue of the host's own files", image=image, tests=tests, left_out=rescue.left_out)
+        if not jumps:
+            kernel = {"path": facts["image"], "sha256": rescue_host.digest(facts["image"])}
+            return {"image": image, "kernel": kernel, "arguments": arguments, "firmware": facts["firmware"]}
         rescue.load(facts["image"], arguments)
         rec.note(did="loaded it by kexec_file_load", kernel=facts["image"], arguments=arguments)
-        return image, rescue.jump_file()
-    except (_rescue.RescueError, _rescue_tree.TreeError, OSError) as exc:
-        _rescue.unload()
+        return {"image": image, "jump": rescue.jump_file()}
+    except (rescue_build.RescueError, rescue_tree.TreeError, OSError) as exc:
+        rescue_build.unload()
         rescue.forget()
-        rec.after({"kexec_loaded": _rescue.read(_rescue.KEXEC_LOADED)})
+        rec.after({"kexec_loaded": rescue_host.read(rescue_host.KEXEC_LOADED)})
         rec.fail("%s cannot go into a rescue: %s. It runs on as before." % (rec.item, exc))
     raise AssertionError("fail() does not return")
 
@@ -216,6 +257,10 @@ def main():
     rec = Recorded(
         argument_spec={
             "timeout": {"type": "float", "default": 600},
+            "way": {"choices": ["kexec", "virtual_media", "pxe"], "default": "kexec"},
+            "witness": {"type": "raw"},
+            "board": {"type": "dict", "default": {}},
+            "boot": {"type": "dict", "default": {}},
             "kernel_arguments": {"type": "list", "elements": "str", "default": []},
             "services": {"type": "list", "elements": "dict", "default": []},
             "directory": {"type": "path", "default": "/var/lib/sunset-crm/rescue"},
@@ -236,10 +281,11 @@ def main():
     for name in ("marker", "host_key", "authorized_key"):
         if not rec.params[name]:
             rec.fail("%s is missing; the action plugin gives it" % name)
-    image, jump = build(rec, facts, net)
-    rec.after({"kexec_loaded": _rescue.read(_rescue.KEXEC_LOADED)})
-    result = {"state": "loaded", "boot_id": facts["boot_id"], "machine_id": facts["machine_id"], "image": image}
-    rec.finish(changed=True, result=dict(result, jump=jump, python=_rescue_tree.python()))
+    built = build(rec, facts, net)
+    rec.after({"kexec_loaded": rescue_host.read(rescue_host.KEXEC_LOADED)})
+    state = "loaded" if rec.params["way"] == "kexec" else "built"
+    result = {"state": state, "boot_id": facts["boot_id"], "machine_id": facts["machine_id"], "python": rescue_tree.python()}
+    rec.finish(changed=True, result=dict(result, **built))
 
 
 if __name__ == "__main__":

@@ -107,9 +107,9 @@ evidence:
   sample: {module: scheduler_state, item: "application:creme", verdict: "yes"}
 """
 
-from ansible_collections.sunset.crm.plugins.module_utils import _scheduler, _service_verbs
 from ansible_collections.sunset.crm.plugins.module_utils._recorded import Recorded
-from ansible_collections.sunset.crm.plugins.module_utils._service import Units
+from ansible_collections.sunset.crm.plugins.module_utils._service import scheduler as service_scheduler, verbs as service_verbs
+from ansible_collections.sunset.crm.plugins.module_utils._service.units import Units
 
 
 def main():
@@ -133,7 +133,7 @@ def main():
 
 def observe(rec, units, names):
     states = units.observe(names)
-    files = _scheduler.observe_files(rec.params["cron_files"])
+    files = service_scheduler.observe_files(rec.params["cron_files"])
     for path in sorted(files):
         if files[path]["state"] in ("conflict", "absent"):
             rec.fail(files[path]["message"])
@@ -145,21 +145,21 @@ def frozen(rec, units):
     states, files = observe(rec, units, names)
     rec.before({"units": states, "cron_files": files})
     to_move = [path for path in sorted(files) if files[path]["state"] == "active"]
-    to_stop = _service_verbs.units_to_stop(names, states)
+    to_stop = service_verbs.units_to_stop(names, states)
     former = {
-        "units": _service_verbs.former_units(names, states),
+        "units": service_verbs.former_units(names, states),
         "cron_files": {path: {"present": True, "sha256": files[path]["sha256"]} for path in files},
     }
-    jobs = _scheduler.running_jobs(rec.params["cron_files"])
+    jobs = service_scheduler.running_jobs(rec.params["cron_files"])
     changed = bool(to_move or to_stop or jobs)
     if rec.check_mode:
         rec.after({"units": states, "cron_files": files})
         rec.finish(changed=changed, verdict="unknown" if changed else "yes", result={"former": former})
         return
     for path in to_move:
-        _scheduler.move(rec, path, _scheduler.frozen_name(path))
-    dead = _service_verbs.stop_and_keep_off(rec, units, names, states, rec.params["timeout"], rec.params["forced"])
-    jobs = _scheduler.wait_for_jobs(rec.params["cron_files"], rec.params["timeout"])
+        service_scheduler.move(rec, path, service_scheduler.frozen_name(path))
+    dead = service_verbs.stop_and_keep_off(rec, units, names, states, rec.params["timeout"], rec.params["forced"])
+    jobs = service_scheduler.wait_for_jobs(rec.params["cron_files"], rec.params["timeout"])
     if jobs:
         rec.fail(
             "jobs of the frozen cron files still run after %d seconds: %s. No new one will start and nothing was killed; "
@@ -176,10 +176,10 @@ def frozen(rec, units):
 
 def restored(rec, units):
     given = rec.params["former"] or {}
-    names = _service_verbs.restore_order(units, rec.params["units"], given)
+    names = service_verbs.restore_order(units, rec.params["units"], given)
     states, files = observe(rec, units, names)
     rec.before({"units": states, "cron_files": files})
-    former = _service_verbs.known_former(names, states, given)
+    former = service_verbs.known_former(names, states, given)
     recorded = given.get("cron_files") or {}
     for path in sorted(files):
         wanted = (recorded.get(path) or {}).get("sha256")
@@ -190,11 +190,11 @@ def restored(rec, units):
             )
     # leftover: both names exist with the same bytes; moving the frozen one over the plain one loses nothing
     to_move = [path for path in sorted(files) if files[path]["state"] == "frozen" or files[path]["leftover"]]
-    changed = bool(to_move or _service_verbs.units_to_restore(names, states, former))
+    changed = bool(to_move or service_verbs.units_to_restore(names, states, former))
     if not rec.check_mode:
-        _service_verbs.put_back(rec, units, names, states, former, rec.params["timeout"])
+        service_verbs.put_back(rec, units, names, states, former, rec.params["timeout"])
         for path in to_move:
-            _scheduler.move(rec, _scheduler.frozen_name(path), path)
+            service_scheduler.move(rec, service_scheduler.frozen_name(path), path)
         states, files = observe(rec, units, names)
     rec.after({"units": states, "cron_files": files})
     now = {unit: states[unit]["active"] for unit in names}

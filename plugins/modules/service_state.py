@@ -12,6 +12,9 @@ description:
     socket or a reboot. Sockets, timers and paths that would start one of them are found and kept off too.
   - The exit code of the stop proves nothing here. A service counts as dead when systemd calls it inactive, no process
     is left in its control group, nothing listens on its ports on any address, and a start was tried and refused.
+  - The unit of a container engine is stopped only when none of its containers runs, by the processes that hold them; afterwards they are looked
+    for again. With live restore, or with Podman, containers run on without their engine.
+  - C(podman-restart.service) is kept off without its own stop command, which would stop all containers, each killed after ten seconds.
   - Refuses, before anything is touched, if stopping a unit would also stop an active unit that is not named.
   - O(state=started) puts back what was recorded, in the opposite order. What was off stays off.
 options:
@@ -117,9 +120,14 @@ evidence:
 
 import time
 
-from ansible_collections.sunset.crm.plugins.module_utils import _proc, _service, _service_verbs
 from ansible_collections.sunset.crm.plugins.module_utils._recorded import Recorded
-from ansible_collections.sunset.crm.plugins.module_utils._service import Units
+from ansible_collections.sunset.crm.plugins.module_utils._service import (
+    container_engines as service_container_engines,
+    proc as service_proc,
+    units as service_units,
+    verbs as service_verbs,
+)
+from ansible_collections.sunset.crm.plugins.module_utils._service.units import Units
 
 
 def main():
@@ -154,18 +162,18 @@ def wanted_units(rec):
 
 def open_ports(rec, ports):
     """{port: [who listens]}, named by unit or command."""
-    rows, complete = _proc.listeners()
+    rows, complete = service_proc.listeners()
     if not complete:
         rec.fail("/proc/net cannot be read whole, so nothing can be said about ports; run as root", verdict="unknown")
-    rows = _proc.listening_on(ports, rows)
-    owners = _proc.socket_owners([row["inode"] for row in rows])
-    init = _proc.init_cgroup()
+    rows = service_proc.listening_on(ports, rows)
+    owners = service_proc.socket_owners([row["inode"] for row in rows])
+    init = service_proc.init_cgroup()
     found = {}  # type: dict
     for row in rows:
         pid = owners.get(row["inode"])
-        unit = _proc.unit_of_pid(pid, init) if pid else None
+        unit = service_proc.unit_of_pid(pid, init) if pid else None
         who = "%s (%s/%d on %s)" % (
-            unit or (_proc.command_name(pid) if pid else "an unknown process"), row["proto"], row["port"], row["address"],
+            unit or (service_proc.command_name(pid) if pid else "an unknown process"), row["proto"], row["port"], row["address"],
         )  # fmt: skip
         found.setdefault(row["port"], []).append(who)
     return found
@@ -180,16 +188,30 @@ def stopped(rec, units):
     states = units.observe(names)
     listening = open_ports(rec, all_ports(rec))
     rec.before({"units": states, "listening": listening})
-    former = {"units": _service_verbs.former_units(names, states)}
-    todo = _service_verbs.units_to_stop(names, states)
+    former = {"units": service_verbs.former_units(names, states)}
+    todo = service_verbs.units_to_stop(names, states)
     if rec.check_mode:
         rec.after({"units": states, "listening": listening})
         result = {"former": former, "ports": port_words(rec, listening)}
         rec.finish(changed=bool(todo), verdict="unknown" if todo else "yes", result=result)
         return
-    dead = _service_verbs.stop_and_keep_off(rec, units, names, states, rec.params["timeout"], rec.params["forced"])
+    engines = [unit for unit in names if service_container_engines.engine_of(unit)]
+    if engines and todo:
+        live = service_container_engines.ask_live_restore(rec.read, {service_proc.command_name(pid) for pid in service_proc.pids()})[0]
+        problem = service_container_engines.problem_of_stopping(engines, service_container_engines.running(rec.read), live)
+        if problem:
+            rec.fail(problem, former=former)
+    dead = service_verbs.stop_and_keep_off(rec, units, names, states, rec.params["timeout"], rec.params["forced"])
     listening = open_ports(rec, all_ports(rec))
     rec.after({"units": units.observe(names), "listening": listening})
+    left = service_container_engines.left_running(engines, service_container_engines.running(rec.read)) if engines else []
+    if left:
+        rec.fail(
+            "the units are dead, but containers of theirs run on without them: %s (live restore, or Podman). Lift the hold (state: started), stop "
+            "them as a set of containers, then run the same command again" % ", ".join(left),
+            dead=dead,
+            former=former,
+        )
     if listening:
         rec.fail(
             "the units are dead, but somebody still listens: %s. Either the port is wrong in the inventory's sunset_items, "
@@ -206,7 +228,7 @@ def port_words(rec, listening):
 
 def ports_of_running(rec, former):
     """Ports that must listen once the units are back: those of the services that were on."""
-    return sorted({p for service in rec.params["services"] for p in service["ports"] if _service.was_on(former[service["unit"]])})
+    return sorted({p for service in rec.params["services"] for p in service["ports"] if service_units.was_on(former[service["unit"]])})
 
 
 def wait_for_ports(rec, ports, timeout):
@@ -226,13 +248,13 @@ def wait_for_ports(rec, ports, timeout):
 
 def started(rec, units):
     given = rec.params["former"] or {}
-    names = _service_verbs.restore_order(units, wanted_units(rec), given)
+    names = service_verbs.restore_order(units, wanted_units(rec), given)
     states = units.observe(names)
     rec.before({"units": states, "listening": open_ports(rec, all_ports(rec))})
-    former = _service_verbs.known_former(names, states, given)
-    changed = bool(_service_verbs.units_to_restore(names, states, former))
+    former = service_verbs.known_former(names, states, given)
+    changed = bool(service_verbs.units_to_restore(names, states, former))
     if not rec.check_mode:
-        _service_verbs.put_back(rec, units, names, states, former, rec.params["timeout"])
+        service_verbs.put_back(rec, units, names, states, former, rec.params["timeout"])
         wait_for_ports(rec, ports_of_running(rec, former), rec.params["timeout"])
         states = units.observe(names)
     listening = open_ports(rec, all_ports(rec))

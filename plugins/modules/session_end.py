@@ -9,14 +9,14 @@ short_description: End all logins of an application by emptying its session tabl
 version_added: 0.1.0
 description:
   - Runs on the database host as the server's own local superuser (the C(postgres) account for PostgreSQL, root by the
-    socket for MariaDB); no password is needed or read. SQL goes in through standard input.
+    socket for MariaDB and MySQL); no password is needed or read. SQL goes in through standard input.
   - Success means that the table was counted again in a new connection and was empty.
   - This cannot be undone, and need not be. When the application is put back, people log in again.
 options:
   engine:
     description: The database server's kind.
     type: str
-    choices: [postgresql, mariadb]
+    choices: [postgresql, mariadb, mysql]
     required: true
   database:
     description: Name of the database.
@@ -27,10 +27,10 @@ options:
     type: str
     required: true
   port:
-    description: Port of the server. For PostgreSQL it picks the cluster; for MariaDB it is compared with the server's.
+    description: Port of the server. For PostgreSQL it picks the cluster; for MariaDB and MySQL it is compared with the server's.
     type: int
   socket:
-    description: Socket directory (PostgreSQL) or socket file (MariaDB), where it is not the client's default.
+    description: Socket directory (PostgreSQL) or socket file (MariaDB, MySQL), where it is not the client's default.
     type: path
 extends_documentation_fragment:
   - sunset.crm.recorded
@@ -71,15 +71,15 @@ evidence:
   sample: {module: session_end, item: "application:creme", verdict: "yes"}
 """
 
-from ansible_collections.sunset.crm.plugins.module_utils import _session
+from ansible_collections.sunset.crm.plugins.module_utils._database import logins as database_logins
+from ansible_collections.sunset.crm.plugins.module_utils._database.sqlclient import SqlError
 from ansible_collections.sunset.crm.plugins.module_utils._recorded import Recorded
-from ansible_collections.sunset.crm.plugins.module_utils._sqlclient import SqlError
 
 
 def main():
     rec = Recorded(
         argument_spec=dict(
-            engine=dict(type="str", choices=["postgresql", "mariadb"], required=True),
+            engine=dict(type="str", choices=["postgresql", "mariadb", "mysql"], required=True),
             database=dict(type="str", required=True),
             table=dict(type="str", required=True),
             port=dict(type="int"),
@@ -87,12 +87,12 @@ def main():
         ),
         object_lock="session",
     )
-    problem = _session.table_problem(rec.params["table"])
+    problem = database_logins.table_problem(rec.params["table"])
     if problem:
         rec.fail(problem)
     try:
         end_sessions(rec)
-    except _session.TableAbsent:
+    except database_logins.TableAbsent:
         rec.fail(
             "database %s (%s) has no table %s; expected the one that holds the application's sessions. Correct "
             "`sessions` in the inventory's sunset_items, or take it out if the application keeps its sessions elsewhere"
@@ -104,7 +104,7 @@ def main():
 
 def open_table(rec):
     keys = ("engine", "database", "table", "port", "socket")
-    return _session.SessionTable(*[rec.params[key] for key in keys])
+    return database_logins.SessionTable(*[rec.params[key] for key in keys])
 
 
 def end_sessions(rec):

@@ -98,32 +98,33 @@ import inspect
 import os
 import sys
 
-from ansible_collections.sunset.crm.plugins.module_utils import _reader, _vault_access
+from ansible_collections.sunset.crm.plugins.module_utils._copy import reader as copy_reader
 from ansible_collections.sunset.crm.plugins.module_utils._recorded import Recorded
-from ansible_collections.sunset.crm.plugins.module_utils._vault import VaultError
+from ansible_collections.sunset.crm.plugins.module_utils._vault import access as vault_access
+from ansible_collections.sunset.crm.plugins.module_utils._vault.state import VaultError
 
 
 def run(rec):
     state, directories = rec.params["state"], rec.params["directories"]
     if state == "present":
-        _vault_access.check_directories(directories)
+        vault_access.check_directories(directories)
     if rec.check_mode and not rec.params["public_key"].strip():
         rec.finish(changed=True, result={"fingerprint": None, "state": "absent", "user": rec.params["user"]})
-    key = _vault_access.Key(rec.params["public_key"])
-    place = _vault_access.Place(rec.params["user"], rec.params["reader_dir"], key)
+    key = vault_access.Key(rec.params["public_key"])
+    place = vault_access.Place(rec.params["user"], rec.params["reader_dir"], key)
     # Not the interpreter of a virtual environment that may vanish: the one that this module really runs under.
-    line = _vault_access.wanted_line(key, os.path.realpath(sys.executable), place.reader)
-    text = inspect.getsource(_reader).encode("utf-8")
-    seen = _vault_access.observe(place, line, text, directories)
+    line = vault_access.wanted_line(key, os.path.realpath(sys.executable), place.reader)
+    text = inspect.getsource(copy_reader).encode("utf-8")
+    seen = vault_access.observe(place, line, text, directories)
     rec.before(seen)
-    changed = _vault_access.decide(seen, state)
+    changed = vault_access.decide(seen, state)
     if changed and not rec.check_mode:
         if state == "present":
-            _vault_access.grant(place, line, text, directories, rec)
+            vault_access.grant(place, line, text, directories, rec)
         else:
-            _vault_access.revoke(place, rec)
-        after = _vault_access.observe(place, line, text, directories)
-        if _vault_access.decide(after, state):
+            vault_access.revoke(place, rec)
+        after = vault_access.observe(place, line, text, directories)
+        if vault_access.decide(after, state):
             raise VaultError("%s is not as wanted after the change: %r" % (place.authorized, after), verdict="unknown")
         if after["others_sha256"] != seen["others_sha256"]:
             raise VaultError("other lines of %s changed at the same time; look at the file" % place.authorized, verdict="unknown")

@@ -87,9 +87,9 @@ evidence_sha256:
 
 import datetime
 
-from ansible_collections.sunset.crm.plugins.module_utils import _vault_destroy
 from ansible_collections.sunset.crm.plugins.module_utils._recorded import Recorded
-from ansible_collections.sunset.crm.plugins.module_utils._vault import SHA256, Package, VaultError
+from ansible_collections.sunset.crm.plugins.module_utils._vault import destroy as vault_destroy
+from ansible_collections.sunset.crm.plugins.module_utils._vault.state import SHA256, Package, VaultError
 
 DIGESTS = ("tagmanifest_sha256", "identity_digest", "keys_identity_digest")
 
@@ -100,20 +100,20 @@ def run(rec):
     for name in ("statement_sha256",) + DIGESTS:
         if params[name] and not SHA256.match(params[name]):
             raise VaultError("%s is %r; expected 64 hexadecimal digits" % (name, params[name]))
-    seen = _vault_destroy.observe(package)
+    seen = vault_destroy.observe(package)
     rec.before(seen)
     today = datetime.datetime.now(datetime.timezone.utc).date()
     wanted = {name: params[name] for name in DIGESTS}
-    act = _vault_destroy.decide(seen, wanted, _vault_destroy.own_retention(package), today)
+    act = vault_destroy.decide(seen, wanted, vault_destroy.own_retention(package), today)
     if act == "destroy" and not rec.check_mode:
-        _vault_destroy.destroy(package, params["statement_sha256"], rec)
-        seen = _vault_destroy.observe(package)
-        if not _vault_destroy.gone(seen):
+        vault_destroy.destroy(package, params["statement_sha256"], rec)
+        seen = vault_destroy.observe(package)
+        if not vault_destroy.gone(seen):
             raise VaultError(
                 "something of the package %s is left: %r; run the same command again" % (package.name, seen), verdict="unknown"
             )
     rec.after(seen)
-    rec.finish(changed=act == "destroy", result=_vault_destroy.result_of(package))
+    rec.finish(changed=act == "destroy", result=vault_destroy.result_of(package))
 
 
 def main():

@@ -202,35 +202,41 @@ evidence_sha256:
   type: str
 """
 
-from ansible_collections.sunset.crm.plugins.module_utils import _age, _vault_bag, _vault_contents, _vault_package, _vault_seal
 from ansible_collections.sunset.crm.plugins.module_utils._recorded import Recorded
-from ansible_collections.sunset.crm.plugins.module_utils._vault import SHA256, Package, VaultError, write_record
+from ansible_collections.sunset.crm.plugins.module_utils._vault import (
+    age as vault_age,
+    bag as vault_bag,
+    contents as vault_contents,
+    package as vault_package,
+    seal as vault_seal,
+)
+from ansible_collections.sunset.crm.plugins.module_utils._vault.state import SHA256, Package, VaultError, write_record
 
 
 def run_open(rec, package):
     custodians = rec.params["custodians"]
-    _vault_package.check_custodians(custodians)
-    for tool, version in _age.tool_versions(rec.read).items():
+    vault_package.check_custodians(custodians)
+    for tool, version in vault_age.tool_versions(rec.read).items():
         rec.tool(tool, version)
-    seen = _vault_package.observe(package, custodians)
+    seen = vault_package.observe(package, custodians)
     rec.before(seen)
-    act = _vault_package.decide_open(seen, rec.params["supersede"], rec.params["secret"])
+    act = vault_package.decide_open(seen, rec.params["supersede"], rec.params["secret"])
     place = None
     if act != "nothing" and not rec.check_mode:
         if act == "restart":
-            place = _vault_package.set_aside(package, rec)
-        _vault_package.open_package(package, custodians, rec, rec.params["secret"])
-        seen = _vault_package.observe(package, custodians)
-        if _vault_package.decide_open(seen, False, rec.params["secret"]) != "nothing":
+            place = vault_package.set_aside(package, rec)
+        vault_package.open_package(package, custodians, rec, rec.params["secret"])
+        seen = vault_package.observe(package, custodians)
+        if vault_package.decide_open(seen, False, rec.params["secret"]) != "nothing":
             raise VaultError("the package is not open after it was made: %r" % seen, verdict="unknown")
     rec.after(seen)
-    result = _vault_package.open_result(package)
+    result = vault_package.open_result(package)
     result.update(restarted=act == "restart", abandoned=place)
     rec.finish(changed=act != "nothing", result=result)
 
 
 def run_sealed(rec, package):
-    retention = _vault_contents.check_retention(rec.params["retention"])
+    retention = vault_contents.check_retention(rec.params["retention"])
     record = package.record()
     rec.before({"state": record["state"]})
     if record["state"] in ("destroying", "destroyed"):
@@ -240,11 +246,11 @@ def run_sealed(rec, package):
     change = record["state"] in ("absent", "open")
     if change and not rec.check_mode:
         package.require_live()
-        obstacles = _vault_seal.seal_obstacles(package)
+        obstacles = vault_seal.seal_obstacles(package)
         if obstacles:
             raise VaultError("the package %s cannot be sealed: %s" % (package.name, "; ".join(obstacles)), obstacles=obstacles)
-        record = _vault_seal.seal(package, retention, rec)
-    problems = _vault_bag.bag_problems(package, record["tagmanifest_sha256"]) if "tagmanifest_sha256" in record else []
+        record = vault_seal.seal(package, retention, rec)
+    problems = vault_bag.bag_problems(package, record["tagmanifest_sha256"]) if "tagmanifest_sha256" in record else []
     if problems:
         raise VaultError(
             "the sealed package %s is not whole: %s; do not go on; bring it back from another vault" % (package.bag, "; ".join(problems)),
@@ -252,23 +258,23 @@ def run_sealed(rec, package):
         )
     if change and not rec.check_mode:
         write_record(package.record_path, record)
-    signature = _vault_seal.signed(package, rec)
+    signature = vault_seal.signed(package, rec)
     if rec.params["signature"] and signature["state"] != "valid":
         change = True
         if not rec.check_mode:
-            _vault_seal.add_signature(package, rec.params["signature"], rec)
-            signature = _vault_seal.signed(package, rec)
+            vault_seal.add_signature(package, rec.params["signature"], rec)
+            signature = vault_seal.signed(package, rec)
             if signature["state"] != "valid":
                 raise VaultError("the signature that was given is not one over the tag manifest of %s" % package.bag)
     rec.after({"state": record["state"], "problems": problems, "signature": signature})
     result = dict(sealed_result(package, record), signature=signature)
     if signature["state"] != "valid" and "tagmanifest_sha256" in record:
-        result["tagmanifest"] = _vault_seal.read_text(package, _vault_bag.TAG_MANIFEST)
+        result["tagmanifest"] = vault_seal.read_text(package, vault_bag.TAG_MANIFEST)
     rec.finish(changed=change, result=result)
 
 
 def sealed_result(package, record):
-    result = _vault_package.open_result(package)
+    result = vault_package.open_result(package)
     result.update(
         state=record["state"],
         bag=package.bag,
@@ -284,15 +290,15 @@ def run_forgotten(rec, package):
     for attestation in given:
         if attestation and not SHA256.match(attestation):
             raise VaultError("attestation_sha256 is %r; expected 64 hexadecimal digits" % attestation)
-    seen = _vault_package.observe(package, [])
+    seen = vault_package.observe(package, [])
     told = ("state", "identity_digest", "live_digest", "keys_identity_digest", "keys_live_digest", "pull_key")
     rec.before({k: seen[k] for k in told})
     if rec.check_mode and seen["state"] in ("absent", "open"):
         rec.finish(changed=True, result=sealed_result(package, package.record()))
-    act = _vault_package.decide_forget(seen, *given)
+    act = vault_package.decide_forget(seen, *given)
     if act == "forget" and not rec.check_mode:
-        _vault_package.forget(package, given[0], given[1], rec)
-        seen = _vault_package.observe(package, [])
+        vault_package.forget(package, given[0], given[1], rec)
+        seen = vault_package.observe(package, [])
         if seen["live_digest"] or seen["keys_live_digest"] or seen["pull_key"]:
             raise VaultError("an identity of %s is still in memory after it was destroyed" % package.name)
     rec.after({k: seen[k] for k in told})

@@ -22,6 +22,10 @@ options:
     description: Whether packages go on to object storage from here (M(sunset.crm.vault_shelf)), which needs boto3.
     type: bool
     default: false
+  disks:
+    description: Whether it tells which media it has in use (mounted, swapped to, below O(root)), so that a wipe can refuse them.
+    type: bool
+    default: false
 attributes:
   check_mode:
     support: full
@@ -62,14 +66,33 @@ vault:
       elements: str
       returned: always
       sample: ["the program age is not there"]
+    servers:
+      description: For each engine whose copies are proven in a server of its own, why there is none here; empty if there is one.
+      type: dict
+      returned: always
+      sample: {mariadb: "", mysql: "this vault has no mysqld of MySQL; install MySQL's server and client on the vault", postgresql: ""}
+    disks:
+      description: Names of the media in use; one that has no name in the world has its size alone.
+      type: list
+      elements: dict
+      returned: when O(disks) is set
+      sample: [{serial: S64FNE0R500001, wwn: 5002538fc1234567, size: 960197124096, kind: scsi}]
 """
 
 import os
+import subprocess
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.sunset.crm.plugins.module_utils import _shelf_s3
-from ansible_collections.sunset.crm.plugins.module_utils._vault import VaultError, require_memory
+from ansible_collections.sunset.crm.plugins.module_utils._disk import kept as disk_kept
+from ansible_collections.sunset.crm.plugins.module_utils._proof import (
+    mariadb as proof_mariadb,
+    mysql as proof_mysql,
+    postgresql as proof_postgresql,
+    redis as proof_redis,
+)
+from ansible_collections.sunset.crm.plugins.module_utils._shelf import s3 as shelf_s3
+from ansible_collections.sunset.crm.plugins.module_utils._vault.state import VaultError, require_memory
 
 PROGRAMS = ("age", "age-keygen", "ssh-keygen", "ssh", "zstd", "tar")
 
@@ -107,17 +130,57 @@ def free_bytes(root):
     return stats.f_bavail * stats.f_frsize
 
 
+def missing_server(look):
+    """Why an engine's server is not there; empty if it is."""
+    try:
+        look()
+    except VaultError as exc:
+        return str(exc)
+    except (OSError, subprocess.SubprocessError) as exc:
+        return "its program on this vault does not tell its version: %s" % exc
+    return ""
+
+
+def postgresql_there():
+    if not proof_postgresql.installed():
+        raise VaultError("this vault has no PostgreSQL server; install postgresql, of the source's version or newer, on the vault")
+
+
+def mariadb_there():
+    path = proof_mariadb.find(["mariadbd", "mysqld"])
+    if proof_mysql.is_mysql(proof_mariadb.scratch_version(path)):
+        raise VaultError("%s of this vault is MySQL's, which cannot prove a MariaDB dump; install mariadb-server on the vault" % path)
+
+
+# Asked before a run begins: a copy that no vault can prove need not be made.
+SERVERS = {
+    "postgresql": postgresql_there,
+    "mariadb": mariadb_there,
+    "mysql": lambda: (proof_mysql.find("mysqld"), proof_mysql.find("mysql")),
+    "redis": proof_redis.find,
+}
+
+
 def main():
     module = AnsibleModule(
-        argument_spec=dict(root=dict(type="path", required=True), live_dir=dict(type="path"), shelf=dict(type="bool", default=False)),
+        argument_spec=dict(
+            root=dict(type="path", required=True),
+            live_dir=dict(type="path"),
+            shelf=dict(type="bool", default=False),
+            disks=dict(type="bool", default=False),
+        ),
         supports_check_mode=True,
     )
     root = module.params["root"]
     problems = ["the program %s is not there" % name for name in PROGRAMS if module.get_bin_path(name) is None]
     problems += place_problems(root) + memory_problems(module.params["live_dir"])
     if module.params["shelf"]:
-        problems += _shelf_s3.library_problems()
-    module.exit_json(changed=False, vault=dict(uid=os.geteuid(), free_bytes=free_bytes(root), problems=problems))
+        problems += shelf_s3.library_problems()
+    servers = {engine: missing_server(look) for engine, look in SERVERS.items()}
+    told = dict(uid=os.geteuid(), free_bytes=free_bytes(root), problems=problems, servers=servers)
+    if module.params["disks"]:
+        told["disks"] = disk_kept.read([nearest(root)])
+    module.exit_json(changed=False, vault=told)
 
 
 if __name__ == "__main__":

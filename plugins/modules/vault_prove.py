@@ -19,7 +19,7 @@ options:
   proof:
     description: What kind of proof is made.
     type: str
-    choices: [postgresql, mariadb, sqlite, redis, filestore, image, guest]
+    choices: [postgresql, mariadb, mysql, sqlite, redis, filestore, image, guest]
     required: true
   artefacts:
     description: The artefacts as the dump's evidence in the ledger names them. May be empty in check mode only.
@@ -53,9 +53,12 @@ options:
     elements: dict
     default: []
   allowed_differences:
-    description: Tables whose content may differ in as many rows, because the product changes it by itself. What was allowed is named.
+    description:
+      - What may differ, because the product changes it by itself. What was allowed is named in C(result.depth).
+      - The name of a table allows other content in as many rows of it. A mapping with C(table), and C(where) (column, list of texts) or
+        C(columns) or both, allows it in those rows and columns alone; the dump must have been made with it (C(apart) of M(sunset.crm.database_dump)).
     type: list
-    elements: str
+    elements: raw
     default: []
   again:
     description: Make the proof again although an equal one is on record for the same copy.
@@ -133,7 +136,7 @@ result:
       type: str
       sample: "15.18"
     version_relation:
-      description: How the two versions stand to each other (same, same major, newer, unknown).
+      description: How the two versions stand to each other (same, same major, newer, vendor changed, unknown).
       returned: databases
       type: str
       sample: same
@@ -142,6 +145,18 @@ result:
       returned: databases
       type: str
       sample: 2b1f03cd3e4de4e4a5b8d4b7c9a04d5cd5c8a8d7f1e1c4c0bd51a1a7b6f9f2aa
+    network:
+      description: What the throw-away server could have reached; V(none) where a network namespace of its own could be made.
+      returned: databases
+      type: str
+      sample: "none: a network namespace of its own"
+    hidden:
+      description: Directories of the vault, its packages and live identities among them, that the throw-away server could not see; none where
+        its account cannot make a mount namespace.
+      returned: databases
+      type: list
+      elements: str
+      sample: [/dev/shm/sunset-vault-906, /proc, /srv/vault]
     readable:
       description: The readable export (file, digests, tables, rows, records of each entity, what is absent); V(null) if none was asked for.
       returned: databases
@@ -172,31 +187,37 @@ evidence_sha256:
   type: str
 """
 
-from ansible_collections.sunset.crm.plugins.module_utils import _age, _vault_prove, _vault_pull, _vault_readable
+from ansible_collections.sunset.crm.plugins.module_utils._export import readable as export_readable
+from ansible_collections.sunset.crm.plugins.module_utils._fingerprint import apart as fingerprint_apart
+from ansible_collections.sunset.crm.plugins.module_utils._proof import run as proof_run
 from ansible_collections.sunset.crm.plugins.module_utils._recorded import Recorded
-from ansible_collections.sunset.crm.plugins.module_utils._vault import Package, VaultError, item_slug, read_record
+from ansible_collections.sunset.crm.plugins.module_utils._vault import age as vault_age, pull as vault_pull
+from ansible_collections.sunset.crm.plugins.module_utils._vault.state import Package, VaultError, item_slug, read_record
 
 
 def run(rec):
     params = rec.params
     package = Package(params["root"], params["estate"], params["package"], params["live_dir"])
     item_slug(rec.item)
-    artefacts = _vault_pull.check_artefacts(params["artefacts"], params["secret"])
+    artefacts = vault_pull.check_artefacts(params["artefacts"], params["secret"])
     if not artefacts and not rec.check_mode:
         raise VaultError("artefacts is empty; expected what the dump of %s left in the ledger" % rec.item)
-    seen = _vault_pull.observe(package, rec.item, artefacts)
-    whole = bool(artefacts) and _vault_pull.unchanged(seen)
+    seen = vault_pull.observe(package, rec.item, artefacts)
+    whole = bool(artefacts) and vault_pull.unchanged(seen)
     stored = (read_record(package.stored_path(rec.item)) or {"artefacts": []})["artefacts"]
     more = {}
-    if params["proof"] in _vault_prove.READERS:
+    if params["proof"] in proof_run.READERS:
         more = {name: params[name] for name in ("readable", "pairs", "allowed_differences")}
-        _vault_readable.check(more["readable"])
-    asked = _vault_prove.question(params["proof"], stored, params["source"], more.get("allowed_differences", ()))
-    known = _vault_prove.already_proven(package, rec.item, asked) if whole and not params["again"] else None
+        export_readable.check(more["readable"])
+        wrong = fingerprint_apart.problem(more["allowed_differences"])
+        if wrong:
+            raise VaultError("allowed_differences: %s" % wrong)
+    asked = proof_run.question(params["proof"], stored, params["source"], more.get("allowed_differences", ()))
+    known = proof_run.already_proven(package, rec.item, asked) if whole and not params["again"] else None
     sealed = package.record()["state"] in ("sealed", "forgotten")
     if more:
-        more["readable_asked"] = _vault_prove.readable_question(package, asked, more["readable"], more["pairs"])
-        if known is not None and not _vault_prove.answered(package, rec.item, known, more["readable_asked"], more["readable"], sealed):
+        more["readable_asked"] = proof_run.readable_question(package, asked, more["readable"], more["pairs"])
+        if known is not None and not proof_run.answered(package, rec.item, known, more["readable_asked"], more["readable"], sealed):
             known = None
     rec.before({"artefacts": seen["artefacts"], "proven": known is not None})
     if known is not None or rec.check_mode:
@@ -209,22 +230,22 @@ def run(rec):
             artefacts=seen["artefacts"],
         )
     package.require_live()
-    for tool, version in _age.tool_versions(rec.read).items():
+    for tool, version in vault_age.tool_versions(rec.read).items():
         rec.tool(tool, version)
     for tool in ("zstd", "tar"):
-        rec.tool(tool, _vault_prove.tool_version([tool, "--version"]))
-    opened = _vault_prove.Artefacts(package, rec.item, stored, rec)
+        rec.tool(tool, proof_run.tool_version([tool, "--version"]))
+    opened = proof_run.Artefacts(package, rec.item, stored, rec)
     earlier = {}
     if more and sealed:
         # A sealed package gets nothing new: the copy is proven again, its export is what it was.
         earlier = (read_record(package.proof_path(rec.item)) or {}).get("result", {})
         more.update(readable={"tables": False}, pairs=[])
     elif more:
-        _vault_readable.scrub(package, rec.item)
+        export_readable.scrub(package, rec.item)
         earlier = {"readable_asked": more["readable_asked"]}
-    result = _vault_prove.prove(params["proof"], opened, params["source"], params["scratch"], more)
+    result = proof_run.prove(params["proof"], opened, params["source"], params["scratch"], more)
     result.update({key: earlier[key] for key in ("readable_asked", "readable", "pair") if key in earlier})
-    _vault_prove.keep(package, rec.item, asked, result, params["source"])
+    proof_run.keep(package, rec.item, asked, result, params["source"])
     rec.after({"artefacts": seen["artefacts"], "proven": result["verdict"] == "equal"})
     if result["verdict"] != "equal":
         rec.fail(
@@ -238,7 +259,7 @@ def run(rec):
 def first_words(result):
     """The first differences in a sentence."""
     words = []
-    for one in result["differences"][:5] or result.get("not_restored") or result.get("not_checked") or ["nothing listed"]:
+    for one in result["differences"][:5] or result.get("not_restored") or ["nothing listed"]:
         if isinstance(one, dict) and "kind" in one:
             words.append("%s %s %s" % (one["kind"], one["name"], one["what"]))
         elif isinstance(one, dict):
@@ -255,14 +276,16 @@ def main():
             estate=dict(type="str", required=True),
             package=dict(type="str", required=True),
             live_dir=dict(type="path"),
-            proof=dict(type="str", choices=["postgresql", "mariadb", "sqlite", "redis", "filestore", "image", "guest"], required=True),
+            proof=dict(
+                type="str", choices=["postgresql", "mariadb", "mysql", "sqlite", "redis", "filestore", "image", "guest"], required=True
+            ),
             artefacts=dict(type="list", elements="dict", required=True),
             source=dict(type="dict", default={}),
             scratch=dict(type="path", default="/dev/shm"),  # noqa: S108 - memory, on purpose
             secret=dict(type="bool", default=False, no_log=False),
             readable=dict(type="dict", default={}),
             pairs=dict(type="list", elements="dict", default=[]),
-            allowed_differences=dict(type="list", elements="str", default=[]),
+            allowed_differences=dict(type="list", elements="raw", default=[]),
             again=dict(type="bool", default=False),
         ),
         object_lock="vault",

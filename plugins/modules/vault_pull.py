@@ -121,24 +121,29 @@ evidence_sha256:
   type: str
 """
 
-from ansible_collections.sunset.crm.plugins.module_utils import _age, _vault_fetch, _vault_pull, _vault_source
 from ansible_collections.sunset.crm.plugins.module_utils._recorded import Recorded
-from ansible_collections.sunset.crm.plugins.module_utils._vault import DATA, KEYS, RECIPIENTS, Package, VaultError, item_slug
+from ansible_collections.sunset.crm.plugins.module_utils._vault import (
+    age as vault_age,
+    fetch as vault_fetch,
+    pull as vault_pull,
+    source as vault_source,
+)
+from ansible_collections.sunset.crm.plugins.module_utils._vault.state import DATA, KEYS, RECIPIENTS, Package, VaultError, item_slug
 
 
 def run(rec):
     params = rec.params
     package = Package(params["root"], params["estate"], params["package"], params["live_dir"])
     item_slug(rec.item)
-    _vault_source.check_source(params["source"])
-    artefacts = _vault_pull.check_artefacts(params["artefacts"], params["secret"])
+    vault_source.check_source(params["source"])
+    artefacts = vault_pull.check_artefacts(params["artefacts"], params["secret"])
     if not artefacts and not rec.check_mode:
         raise VaultError("artefacts is empty; expected what the dump of %s left in the ledger" % rec.item)
     record = package.record()
-    seen = _vault_pull.observe(package, rec.item, artefacts)
+    seen = vault_pull.observe(package, rec.item, artefacts)
     rec.before(dict(seen, package=record["state"]))
-    changed = not artefacts or not _vault_pull.unchanged(seen)
-    missing = _vault_pull.decide(seen)
+    changed = not artefacts or not vault_pull.unchanged(seen)
+    missing = vault_pull.decide(seen)
     if changed and not rec.check_mode:
         if record["state"] not in ("open", "absent"):
             raise VaultError(
@@ -146,20 +151,20 @@ def run(rec):
                 "a new package with vault_package state=open supersede=true"
                 % (package.name, record["state"], rec.item, ", ".join(missing + seen["superfluous"])),
             )
-        for tool, version in _age.tool_versions(rec.read).items():
+        for tool, version in vault_age.tool_versions(rec.read).items():
             rec.tool(tool, version)
         record = package.require_live()
         which = KEYS if params["secret"] else DATA
         if not record.get(RECIPIENTS[which]):
             raise VaultError("the package %s has no second identity for %s; run vault_package state=open again" % (package.name, rec.item))
         identity = package.identity_of(which)
-        puller = _vault_fetch.Puller(package, rec.item, identity, params["source"], params["rate"], params["stall"], rec)
-        _vault_pull.pull(package, rec.item, artefacts, seen, puller, record[RECIPIENTS[which]])
-        seen = _vault_pull.observe(package, rec.item, artefacts, puller.proven)
-        if not _vault_pull.unchanged(seen):
+        puller = vault_fetch.Puller(package, rec.item, identity, params["source"], params["rate"], params["stall"], rec)
+        vault_pull.pull(package, rec.item, artefacts, seen, puller, record[RECIPIENTS[which]])
+        seen = vault_pull.observe(package, rec.item, artefacts, puller.proven)
+        if not vault_pull.unchanged(seen):
             raise VaultError("the package does not hold what was just written: %r" % seen, verdict="unknown")
     rec.after(dict(seen, package=record["state"]))
-    rec.finish(changed=changed, result=dict(_vault_pull.result_of(package, rec.item), fetched=missing if changed else []))
+    rec.finish(changed=changed, result=dict(vault_pull.result_of(package, rec.item), fetched=missing if changed else []))
 
 
 def main():

@@ -173,10 +173,10 @@ evidence_sha256:
 
 import datetime
 
-from ansible_collections.sunset.crm.plugins.module_utils import _shelf, _vault_shelf
 from ansible_collections.sunset.crm.plugins.module_utils._recorded import Recorded
-from ansible_collections.sunset.crm.plugins.module_utils._shelf_s3 import Store
-from ansible_collections.sunset.crm.plugins.module_utils._vault import Package, VaultError
+from ansible_collections.sunset.crm.plugins.module_utils._shelf import keep as shelf_keep, rules as shelf_rules
+from ansible_collections.sunset.crm.plugins.module_utils._shelf.s3 import Store
+from ansible_collections.sunset.crm.plugins.module_utils._vault.state import Package, VaultError
 
 
 def sealed_record(package):
@@ -191,18 +191,18 @@ def sealed_record(package):
 
 def shelving_of(rec, package):
     shelf = rec.params["shelf"]
-    wrong = _shelf.faults({key: value for key, value in shelf.items() if value is not None})
+    wrong = shelf_rules.faults({key: value for key, value in shelf.items() if value is not None})
     if wrong:
         raise VaultError("the shelf cannot be used: %s" % "; ".join(wrong))
     record = sealed_record(package)
-    lock = _shelf.lock_asked(record, shelf, datetime.datetime.now(datetime.timezone.utc))
-    files = _vault_shelf.files_of(package, record["tagmanifest_sha256"])
-    folder = _shelf.folder_of(shelf, package.estate, package.name, record["tagmanifest_sha256"])
+    lock = shelf_rules.lock_asked(record, shelf, datetime.datetime.now(datetime.timezone.utc))
+    files = shelf_keep.files_of(package, record["tagmanifest_sha256"])
+    folder = shelf_rules.folder_of(shelf, package.estate, package.name, record["tagmanifest_sha256"])
     store = Store(shelf)
     for name, version in sorted(store.versions.items()):
         rec.tool(name, version)
     store.require_object_lock()
-    return _vault_shelf.Shelving(package, store, shelf, folder, lock, files)
+    return shelf_keep.Shelving(package, store, shelf, folder, lock, files)
 
 
 def run(rec, package):
@@ -220,12 +220,12 @@ def run(rec, package):
         shelving.probe()
         rec.note(act="probed the store with a canary", key=shelving.folder + ".canary", version=shelving.record["canary"])
     probes = shelving.record["probes"]
-    if rec.params["shelf"]["require_worm"] and _shelf.failed_probes(probes):
+    if rec.params["shelf"]["require_worm"] and shelf_rules.failed_probes(probes):
         raise VaultError(
             "the bucket %s is %s, and the shelf asks for WORM (require_worm). These probes do not hold: %s. Nothing of the package was "
-            "stored in this run" % (shelving.store.bucket, _shelf.NOT_WORM, _shelf.why_not(probes)),
+            "stored in this run" % (shelving.store.bucket, shelf_rules.NOT_WORM, shelf_rules.why_not(probes)),
             probes=probes,
-            failed_probes=_shelf.failed_probes(probes),
+            failed_probes=shelf_rules.failed_probes(probes),
         )
     for asked, found, act in seen:
         shelving.store_one(asked, found, act)

@@ -58,6 +58,11 @@ options:
     description: Directory in memory for the throw-away servers.
     type: path
     default: /dev/shm
+  shelf:
+    description:
+      - Settings of the vault's shelf as in M(sunset.crm.vault_shelf). With them every object of each package in the bucket is read to its
+        end as well, from the store's own bytes, and its lock is compared with the retention. What a provider asks for reading comes due.
+    type: dict
   log:
     description: File on the control node to which the action plugin appends each result as a line of JSON.
     type: str
@@ -102,6 +107,7 @@ packages:
       retention: {class: books, until: "2036-12-31", hold: false, past: "no"}
       proofs: [{item: "database:crm", verdict: equal, tables: 12, rows: 4711}]
       lent_destroyed: [data]
+      shelf: {folder: lab/db1.1f3ce40415a2081f, files: 9, bytes: 1843201}
 past_retention:
   description: Packages whose retention has ended. Nothing is deleted because of that.
   returned: always
@@ -118,29 +124,54 @@ on_hold:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.sunset.crm.plugins.module_utils import _vault_contents, _vault_verify
-from ansible_collections.sunset.crm.plugins.module_utils._vault import Package, VaultError
+from ansible_collections.sunset.crm.plugins.module_utils._shelf import keep as shelf_keep, rules as shelf_rules
+from ansible_collections.sunset.crm.plugins.module_utils._shelf.s3 import Store
+from ansible_collections.sunset.crm.plugins.module_utils._vault import contents as vault_contents, verify as vault_verify
+from ansible_collections.sunset.crm.plugins.module_utils._vault.state import Package, VaultError
 
 
 def verify(params, name, check):
     """What is said of one package. Whatever goes wrong is a word about this package; the others are looked at as well."""
-    notes = _vault_verify.Notes()
+    notes = vault_verify.Notes()
     try:
         package = Package(params["root"], params["estate"], name, params["live_dir"])
-        found = _vault_verify.fixity(package, params["expected"].get(name), params["allowed_signers"], params["keys_elsewhere"], notes)
+        found = vault_verify.fixity(package, params["expected"].get(name), params["allowed_signers"], params["keys_elsewhere"], notes)
     except (VaultError, IOError, OSError) as exc:
         return {"package": name, "verdict": "unknown", "damage": [], "unknown": [str(exc)]}
+    if params["shelf"]:
+        found = shelved(params, package, found)
     if not params["proof"] or check or found["verdict"] == "destroyed":
         return dict(found, package=name)
     try:
-        proofs = _vault_verify.prove_all(package, _vault_contents.read_facts(package), params["scratch"], notes)
-        found = _vault_verify.joined(found, proofs)
+        proofs = vault_verify.prove_all(package, vault_contents.read_facts(package), params["scratch"], notes)
+        found = vault_verify.joined(found, proofs)
     except (VaultError, IOError, OSError) as exc:
         word = "damage" if getattr(exc, "verdict", "unknown") == "no" else "unknown"
-        found = _vault_verify.joined(dict(found, **{word: found[word] + [str(exc)]}), [])
+        found = vault_verify.joined(dict(found, **{word: found[word] + [str(exc)]}), [])
     finally:
-        gone = _vault_verify.give_back(package)
+        gone = vault_verify.give_back(package)
     return dict(found, package=name, lent_destroyed=gone)
+
+
+def shelved(params, package, found):
+    """The same with what lies on the shelf: a copy of its own, of which a damage of the vault's own says nothing."""
+    seal = params["expected"].get(package.name) or package.record().get("tagmanifest_sha256") or found.get("tagmanifest_sha256")
+    if not seal or found["verdict"] == "destroyed":
+        return found
+    retention = found.get("retention") or {}
+    until = shelf_rules.day(retention.get("until")) if retention.get("past") == "no" else None
+    damage, unknown = list(found["damage"]), list(found["unknown"])
+    try:
+        wrong = shelf_rules.faults(params["shelf"])
+        if wrong:
+            raise VaultError("the shelf cannot be used: %s" % "; ".join(wrong), "unknown")
+        store = Store(params["shelf"])
+        store.require_object_lock()  # a bucket that is not there must not look like one in which everything is missing
+        told, seen = shelf_keep.verify(package, store, params["shelf"], seal, shelf_rules.end_of(until) if until else None)
+        damage, found = damage + told, dict(found, shelf=seen)
+    except VaultError as exc:
+        unknown.append("the shelf could not be read: %s" % exc)
+    return dict(found, damage=damage, unknown=unknown, verdict=vault_verify.verdict_of(damage, unknown))
 
 
 def main():
@@ -155,6 +186,7 @@ def main():
             keys_elsewhere=dict(type="bool", default=False, no_log=False),
             proof=dict(type="bool", default=False),
             scratch=dict(type="path", default="/dev/shm"),  # noqa: S108 - memory, on purpose
+            shelf=dict(type="dict"),
             log=dict(type="str"),
         ),
         supports_check_mode=True,
@@ -162,7 +194,7 @@ def main():
     params = module.params
     try:
         places = Package(params["root"], params["estate"], params["package"] or "any", params["live_dir"])
-        names = [params["package"]] if params["package"] else _vault_verify.packages_here(places.estate_dir, params["expected"])
+        names = [params["package"]] if params["package"] else vault_verify.packages_here(places.estate_dir, params["expected"])
     except (VaultError, IOError, OSError) as exc:
         module.fail_json(msg=str(exc), verdict="unknown", packages=[])
     found = [verify(params, name, module.check_mode) for name in names]
@@ -176,7 +208,7 @@ def main():
     unknown = ["%s: %s" % (one["package"], word) for one in found for word in one["unknown"]]
     result = dict(
         changed=False,
-        verdict=_vault_verify.verdict_of(damage, unknown),
+        verdict=vault_verify.verdict_of(damage, unknown),
         packages=found,
         past_retention=[one["package"] for one in found if (one.get("retention") or {}).get("past") == "yes"],
         on_hold=[one["package"] for one in found if (one.get("retention") or {}).get("hold")],

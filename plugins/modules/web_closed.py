@@ -110,9 +110,14 @@ evidence:
 import os
 import time
 
-from ansible_collections.sunset.crm.plugins.module_utils import _scheduler, _service, _web, _web_probe
-from ansible_collections.sunset.crm.plugins.module_utils._proc import read_text
 from ansible_collections.sunset.crm.plugins.module_utils._recorded import Recorded
+from ansible_collections.sunset.crm.plugins.module_utils._service import (
+    scheduler as service_scheduler,
+    units as service_units,
+    web as service_web,
+    web_probe as service_web_probe,
+)
+from ansible_collections.sunset.crm.plugins.module_utils._service.proc import read_text
 
 
 def main():
@@ -140,8 +145,8 @@ def main():
 
 
 def check_parameters(rec):
-    problems = [_service.unit_problem(rec.params["unit"]), _web.page_problem(rec.params["title"], rec.params["message"])]
-    problems.extend(_web_probe.url_problem(url) for url in rec.params["probes"])
+    problems = [service_units.unit_problem(rec.params["unit"]), service_web.page_problem(rec.params["title"], rec.params["message"])]
+    problems.extend(service_web_probe.url_problem(url) for url in rec.params["probes"])
     if not rec.params["probes"]:
         problems.append("no probe is given; without one nothing proves that the web is closed")
     for problem in problems:
@@ -153,26 +158,26 @@ def observe(rec):
     """The site, its original, and what nginx really answers."""
     site = rec.params["site"]
     path = os.path.realpath(site)
-    aside = _web.original_name(path)
-    text, digest, original = read_text(path), _scheduler.file_digest(path), _scheduler.file_digest(aside)
+    aside = service_web.original_name(path)
+    text, digest, original = read_text(path), service_scheduler.file_digest(path), service_scheduler.file_digest(aside)
     source = read_text(aside) if original is not None else text
     blocks, wanted = [], None
-    if source is not None and not _web.is_tombstone(source):
+    if source is not None and not service_web.is_tombstone(source):
         try:
-            blocks = _web.server_blocks(source)
-        except _web.SyntaxProblem as err:
+            blocks = service_web.server_blocks(source)
+        except service_web.SyntaxProblem as err:
             rec.fail("%s cannot be read as an nginx configuration: %s" % (path, err))
-        problem = _web.site_problem(blocks)
+        problem = service_web.site_problem(blocks)
         if problem:
             rec.fail("%s: %s" % (site, problem))
-        wanted = _web.tombstone(source, rec.item, rec.params["title"], rec.params["message"])
-    state, message = _web.site_state(text, digest, original, wanted)
+        wanted = service_web.tombstone(source, rec.item, rec.params["title"], rec.params["message"])
+    state, message = service_web.site_state(text, digest, original, wanted)
     if state in ("absent", "conflict"):
         rec.fail("site %s (file %s): %s" % (site, path, message))
     unit = rec.params["unit"]
-    if not _web_probe.is_serving(unit):
+    if not service_web_probe.is_serving(unit):
         rec.fail("%s: found no running nginx in it, expected one; nothing would answer for %s. Start it, or correct `unit`" % (unit, site))
-    probes = _web_probe.ask_all(rec.params["probes"], rec.item, write_too=state != "open")
+    probes = service_web_probe.ask_all(rec.params["probes"], rec.item, write_too=state != "open")
     return {
         "state": state,
         "path": path,
@@ -181,8 +186,8 @@ def observe(rec):
         "original_aside": original is not None,
         "servers": len(blocks),
         "probes": probes,
-        "old_workers": len(_web_probe.old_workers(unit)),
-        "marked": [_web.probe_closed(probe, rec.item) for probe in probes],
+        "old_workers": len(service_web_probe.old_workers(unit)),
+        "marked": [service_web.probe_closed(probe, rec.item) for probe in probes],
         "wanted": wanted,
         "text": text,
     }
@@ -234,7 +239,7 @@ def not_closed(seen):
         )
     return (
         "the tombstone stands, but not every probe meets it. Expected 503 with the header %s; found: %s. Another site may "
-        "answer for these addresses: correct `site` or `probes`" % (_web.MARKER, describe_probes(seen))
+        "answer for these addresses: correct `site` or `probes`" % (service_web.MARKER, describe_probes(seen))
     )
 
 
@@ -251,13 +256,13 @@ def move_back(rec, aside, path):
     if os.path.lexists(aside):
         # both names were one file: rename does nothing then
         os.unlink(aside)
-    _service.sync_directory(os.path.dirname(path))
+    service_units.sync_directory(os.path.dirname(path))
     rec.note(action="rename", path=aside, to=path)
 
 
 def put_aside(rec, path, aside, digest):
     os.link(path, aside)
-    _service.sync_directory(os.path.dirname(aside))
+    service_units.sync_directory(os.path.dirname(aside))
     rec.note(action="link", path=path, to=aside, sha256=digest)
 
 
@@ -274,11 +279,11 @@ def closed(rec):
 
 def put_tombstone(rec, seen):
     """The original under a second name first, then one rename: at every instant there is a whole site file."""
-    path, aside = seen["path"], _web.original_name(seen["path"])
+    path, aside = seen["path"], service_web.original_name(seen["path"])
     if not seen["original_aside"]:
         put_aside(rec, path, aside, seen["site_sha256"])
     if seen["state"] != "closed":
-        _service.write_atomic(path, seen["wanted"], mode=os.stat(path).st_mode & 0o777)
+        service_units.write_atomic(path, seen["wanted"], mode=os.stat(path).st_mode & 0o777)
         rec.note(action="write", path=path, servers=seen["servers"])
     answer = test_configuration(rec)
     if answer.rc == 0:
@@ -286,7 +291,7 @@ def put_tombstone(rec, seen):
     if seen["state"] == "open":
         move_back(rec, aside, path)
     elif seen["state"] == "stale":
-        _service.write_atomic(path, seen["text"], mode=os.stat(path).st_mode & 0o777)
+        service_units.write_atomic(path, seen["text"], mode=os.stat(path).st_mode & 0o777)
     rec.fail(
         "nginx refuses its configuration with the tombstone in it; the site file is as it was before and nginx was not "
         "reloaded. nginx says: %s" % answer.err.strip()[-600:]
@@ -305,7 +310,7 @@ def opened(rec):
 
 
 def put_original(rec, seen):
-    path, aside = seen["path"], _web.original_name(seen["path"])
+    path, aside = seen["path"], service_web.original_name(seen["path"])
     if seen["original_aside"]:
         move_back(rec, aside, path)
     answer = test_configuration(rec)
@@ -313,7 +318,7 @@ def put_original(rec, seen):
         return
     if seen["state"] != "open":
         put_aside(rec, path, aside, seen["site_sha256"])
-        _service.write_atomic(path, seen["text"], mode=os.stat(path).st_mode & 0o777)
+        service_units.write_atomic(path, seen["text"], mode=os.stat(path).st_mode & 0o777)
     rec.fail(
         "nginx refuses its configuration with the original site in it; nginx was not reloaded and the tombstone stays. "
         "Mend what it names (a missing certificate, an upstream that no longer resolves), then run again. nginx says: %s"

@@ -106,7 +106,12 @@ plan:
 
 from ansible.module_utils.basic import AnsibleModule
 
-from ansible_collections.sunset.crm.plugins.module_utils import _wipe_audit, _wipe_pass, _wipe_plan, _wipe_stream
+from ansible_collections.sunset.crm.plugins.module_utils._wipe import (
+    audit as wipe_audit,
+    passes as wipe_passes,
+    plan as wipe_plan,
+    stream as wipe_stream,
+)
 
 
 def main():
@@ -124,12 +129,13 @@ def main():
     facts = params["facts"]
     if not facts:
         module.fail_json(msg="wipe_audit runs through its action plugin, which reads the certificate; call it as a task")
-    seed = _wipe_plan.new_seed() if params["verify"] == "sample" else None
+    # After a purge the places are those at which keyed blocks lay before it: at others there is nothing to be found.
+    seed = facts.get("seed") or wipe_plan.new_seed() if params["verify"] == "sample" else None
     try:
         key = bytes(bytearray.fromhex(facts["key"]))
-        seen = _wipe_audit.audit(params["device"], facts["identity"], key, facts["left"], facts["error_ranges"], seed)
-    except (OSError, _wipe_pass.Broken, _wipe_stream.StreamError) as exc:
-        seen = {"verdict": _wipe_audit.UNKNOWN, "why": "%s: %s" % (params["device"], exc)}
+        seen = wipe_audit.audit(params["device"], facts["identity"], key, facts["left"], facts["error_ranges"], seed, facts.get("ranges"))
+    except (OSError, wipe_passes.Broken, wipe_stream.StreamError) as exc:
+        seen = {"verdict": wipe_audit.UNKNOWN, "why": "%s: %s" % (params["device"], exc)}
     module.exit_json(changed=False, **seen)
 
 

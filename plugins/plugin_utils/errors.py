@@ -1,7 +1,7 @@
 # Copyright: sunset.crm contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The one error class whose text is meant for the person at the terminal."""
+"""The error classes whose text is meant for the person at the terminal."""
 
 from __future__ import annotations
 
@@ -16,3 +16,7 @@ class Refusal(Exception):
         super().__init__(text)
         self.public = public or text
         self.recorded = recorded
+
+
+class NotYet(Refusal):
+    """It does not answer, and may in a moment: a machine that was just switched on is still coming up."""

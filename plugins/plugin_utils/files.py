@@ -5,10 +5,20 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 from pathlib import Path
 
-from ansible_collections.sunset.crm.plugins.plugin_utils import signatures
+from ansible_collections.sunset.crm.plugins.plugin_utils.people import signatures
+
+
+def plain(name: str) -> str:
+    """A file's name for an id (kind:name). Where a letter had to be replaced a digest follows, so that two ids never share a file: the names
+    of media may be written in any script."""
+    wanted = name.replace(":", "_", 1)
+    kept = re.sub(r"[^A-Za-z0-9._-]", "_", wanted)
+    return kept if kept == wanted else f"{kept}-{hashlib.sha256(name.encode('utf-8', 'surrogatepass')).hexdigest()[:12]}"
 
 
 def write(path: Path, data: bytes, mode: int = 0o600) -> None:

@@ -77,25 +77,32 @@ def take(n):
     return b
 try:
     if not os.path.isdir(folder):
+        if not os.path.isdir(os.path.dirname(folder)):
+            sys.exit("the staging place %s has no folder to lie in: make %s, on a medium that is wiped" % (folder, os.path.dirname(folder)))
         os.mkdir(folder, 0o700)
     d = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW)
     fd = os.open(name + ".part", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_NOFOLLOW, 0o600, dir_fd=d)
-    os.fchmod(fd, 0o600)
-    h, n = hashlib.sha256(), 0
-    with os.fdopen(fd, "wb") as o:
-        while True:
-            size = struct.unpack(">I", take(4))[0]
-            if not size:
-                break
-            b = take(size)
-            h.update(b)
-            n += size
-            o.write(b)
-        if take(64).decode("ascii") != h.hexdigest():
-            sys.exit("what arrived is not what was sent")
-        o.flush()
-        os.fsync(o.fileno())
-    os.rename(name + ".part", name, src_dir_fd=d, dst_dir_fd=d)
+    try:
+        os.fchmod(fd, 0o600)
+        h, n = hashlib.sha256(), 0
+        with os.fdopen(fd, "wb") as o:
+            while True:
+                size = struct.unpack(">I", take(4))[0]
+                if not size:
+                    break
+                b = take(size)
+                h.update(b)
+                n += size
+                o.write(b)
+            if take(64).decode("ascii") != h.hexdigest():
+                sys.exit("what arrived is not what was sent")
+            o.flush()
+            os.fsync(o.fileno())
+        os.rename(name + ".part", name, src_dir_fd=d, dst_dir_fd=d)
+    except BaseException:
+        # It is sent anew from its start, and on a disk that is full its room is needed.
+        os.unlink(name + ".part", dir_fd=d)
+        raise
     os.fsync(d)
 except OSError as exc:
     sys.exit("%s: %s" % (path, exc.strerror))

@@ -34,9 +34,9 @@ def main() -> int:
     parser.add_argument("--guests", type=int, default=100)
     parser.add_argument("--slowest", type=float, default=20.0)
     options = parser.parse_args()
-    from ansible_collections.sunset.crm.plugins.plugin_utils import guest_verbs
-    from ansible_collections.sunset.crm.plugins.plugin_utils.account import Account
-    from ansible_collections.sunset.crm.plugins.plugin_utils.docker_engine import Engine
+    from ansible_collections.sunset.crm.plugins.plugin_utils.actions.account import Account
+    from ansible_collections.sunset.crm.plugins.plugin_utils.docker.engine import Engine
+    from ansible_collections.sunset.crm.plugins.plugin_utils.guests import verbs as guest_verbs
     from tests.integration.private_engine import Dockerd, running
 
     names = [f"n{number}" for number in range(options.guests)]

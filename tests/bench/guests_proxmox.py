@@ -63,10 +63,10 @@ def main() -> int:
     if options.serve:
         serve(options.serve, options.guests, options.slowest)
         return 0
-    from ansible_collections.sunset.crm.plugins.plugin_utils import guest_verbs
-    from ansible_collections.sunset.crm.plugins.plugin_utils.account import Account
-    from ansible_collections.sunset.crm.plugins.plugin_utils.proxmox_api import Api
-    from ansible_collections.sunset.crm.plugins.plugin_utils.proxmox_cluster import Cluster
+    from ansible_collections.sunset.crm.plugins.plugin_utils.actions.account import Account
+    from ansible_collections.sunset.crm.plugins.plugin_utils.guests import verbs as guest_verbs
+    from ansible_collections.sunset.crm.plugins.plugin_utils.proxmox.api import Api
+    from ansible_collections.sunset.crm.plugins.plugin_utils.proxmox.cluster import Cluster
     from tests.integration.pve_acts import Ledger
 
     names = [str(100 + number) for number in range(options.guests)]

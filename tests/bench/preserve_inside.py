@@ -6,6 +6,7 @@
 inside.py <act> <JSON of its arguments>     prints JSON: wall, cpu, resident_mib, helper_mib and what the act returns
 """
 
+import fcntl
 import itertools
 import json
 import os
@@ -16,14 +17,20 @@ import time
 import types
 
 sys.path.insert(0, "/opt/sunset-test")
-from ansible_collections.sunset.crm.plugins.module_utils import (
-    _dump_job,
-    _reach,
-    _staging,
-    _vault_pipe,
-    _vault_prove,
-    _vault_segments,
-    _vault_stream,
+from ansible_collections.sunset.crm.plugins.module_utils._copy import (
+    filestore as copy_filestore,
+    filestore_archive as copy_filestore_archive,
+    job as copy_job,
+    staging as copy_staging,
+    stream as copy_stream,
+)
+from ansible_collections.sunset.crm.plugins.module_utils._database import reach as database_reach
+from ansible_collections.sunset.crm.plugins.module_utils._dump import pg as dump_pg
+from ansible_collections.sunset.crm.plugins.module_utils._proof import run as proof_run
+from ansible_collections.sunset.crm.plugins.module_utils._vault import (
+    pipe as vault_pipe,
+    segments as vault_segments,
+    stream as vault_stream,
 )
 
 TICK = float(os.sysconf("SC_CLK_TCK"))
@@ -49,7 +56,7 @@ def busy():
     return (user + nice + system + irq + softirq) / TICK
 
 
-class Phases(_dump_job.Report):
+class Phases(copy_job.Report):
     """The job's own report, which also notes when each phase began."""
 
     def __init__(self, directory):
@@ -71,15 +78,15 @@ def job(params):
     if params["kind"] == "filestore":
         spec = dict(params, identity={}, rate=None)
     else:
-        from ansible_collections.sunset.crm.plugins.module_utils import _database
+        from ansible_collections.sunset.crm.plugins.module_utils._database import server as database_server
 
-        spec = _database.specification(dict({"port": None, "socket": None, "rate": None, "engine": params["kind"]}, **params))[0]
-    place = _staging.Staging("/srv/staging", params["item"])
+        spec = database_server.specification(dict({"port": None, "socket": None, "rate": None, "engine": params["kind"]}, **params))[0]
+    place = copy_staging.Staging("/srv/staging", params["item"])
     place.prepare()
     report = Phases("/srv/staging")
     report.phase("start")
-    with _reach.opened(spec) as live:
-        artefacts, facts = _dump_job.KINDS[params["kind"]](live, place, report)
+    with database_reach.opened(spec) as live:
+        artefacts, facts = copy_job.KINDS[params["kind"]](live, place, report)
     phases = report.table()
     place.commit({"dump_id": os.path.basename(os.path.dirname(artefacts[0]["path"])), "artefacts": artefacts, "source": facts})
     return {"artefacts": artefacts, "source": facts, "phases": phases}
@@ -97,10 +104,10 @@ def encrypt(params):
     os.makedirs(folder, exist_ok=True)
     for one in params["artefacts"]:
         file, size = os.path.basename(one["path"]), one["bytes"]
-        if size > _vault_segments.SMALLEST:
-            whole, segments = _vault_pipe.Counted(), []
-            cutter = _vault_segments.Cutter(folder, file, 1, _vault_segments.segment_size(size), recipient, whole, segments.append)
-            source = _vault_pipe.Source(["cat", one["path"]], 60)
+        if size > vault_segments.SMALLEST:
+            whole, segments = vault_pipe.Counted(), []
+            cutter = vault_segments.Cutter(folder, file, 1, vault_segments.segment_size(size), recipient, whole, segments.append)
+            source = vault_pipe.Source(["cat", one["path"]], 60)
             for block in source.blocks():
                 cutter.take(block)
             source.require_good_end()
@@ -110,21 +117,46 @@ def encrypt(params):
             entries.append(dict(one, file=file, segments=segments))
         else:
             target = os.path.join(folder, file + ".age")
-            facts = _vault_stream.encrypt_to_file(["cat", one["path"]], recipient, target)
+            facts = vault_stream.encrypt_to_file(["cat", one["path"]], recipient, target)
             assert (facts["sha256"], facts["bytes"]) == (one["sha256"], size)
-            _vault_stream.publish(target)
+            vault_stream.publish(target)
             entries.append(dict(one, file=file, cipher_sha256=facts["cipher_sha256"], cipher_bytes=facts["cipher_bytes"]))
     return {"entries": entries}
 
 
-def seal(params):
-    """Digest, encryption, digest and sync in one stream to one file, and nothing else. The file is of no further use."""
-    for one in params["artefacts"]:
-        target = os.path.join(params["folder"], "sealed.age")
-        facts = _vault_stream.encrypt_to_file(["cat", one["path"]], params["recipient"], target)
-        assert (facts["sha256"], facts["bytes"]) == (one["sha256"], one["bytes"])
-        _vault_stream.publish(target)
-    return {}
+def dump_chunks(params):
+    """The stream that the job of a copy that is never staged sends, from where its dump begins."""
+    if params["kind"] == "filestore":
+        return copy_filestore_archive.archive_chunks(params["path"], copy_filestore.manifest(params["path"]), check=True)
+    argv = dump_pg.dump_argv("pg_dump", "postgres", "dbname=" + params["database"], "")
+    return copy_stream.process_chunks([word for word in argv if word != "--snapshot="], what="pg_dump")
+
+
+def straight(params):
+    """Dump, digest, compress, digest in one process; digest, encrypt, sync and digest in another: without a staging file, all at once."""
+    folder, whole, segments = params["folder"], vault_pipe.Counted(), []
+    os.makedirs(folder)
+    chunks = dump_chunks(params)
+    reading, writing = os.pipe()
+    fcntl.fcntl(writing, vault_pipe.SET_PIPE_SIZE, 4 * vault_pipe.BLOCK)
+    before, began = cpu(), time.monotonic()
+    child = os.fork()
+    if child == 0:
+        os.close(reading)
+        level = copy_stream.FILES_LEVEL if params["kind"] == "filestore" else copy_stream.DUMP_LEVEL
+        copy_stream.pour(chunks, writing, copy_stream.find_codec(level=level))
+        os._exit(0)
+    os.close(writing)
+    size = vault_segments.segment_size(params["estimate"])
+    cutter = vault_segments.Cutter(folder, "straight", 1, size, params["recipient"], whole, segments.append)
+    while True:
+        block = os.read(reading, vault_pipe.BLOCK)
+        if not block:
+            break
+        cutter.take(block)
+    assert os.waitpid(child, 0)[1] == 0
+    cutter.end()
+    return {"wall": time.monotonic() - began, "cpu": cpu() - before, "bytes": whole.bytes}
 
 
 class Note(object):
@@ -140,7 +172,7 @@ def opened(params):
         identity_of=lambda _which: params["identity"],
         folder=lambda _item: params["folder"],
     )
-    return _vault_prove.Artefacts(package, params["item"], params["entries"], Note())
+    return proof_run.Artefacts(package, params["item"], params["entries"], Note())
 
 
 def verify(params):
@@ -151,7 +183,7 @@ def verify(params):
 
 def prove(params):
     """Restored into a throw-away server and compared; as the vault's user, as the module insists."""
-    result = _vault_prove.prove(params["proof"], opened(params), params["source"], "/dev/shm")
+    result = proof_run.prove(params["proof"], opened(params), params["source"], "/dev/shm")
     assert result["verdict"] == "equal", result
     return {"verdict": result["verdict"]}
 
@@ -163,7 +195,7 @@ def main():
     wall, used = time.monotonic() - began, cpu() - before
     others = max(0.0, busy() - machine - used) / wall
     own, helpers = (resource.getrusage(who).ru_maxrss >> 10 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
-    print(json.dumps(dict(answer, wall=wall, cpu=used, resident_mib=own, helper_mib=helpers, others=others)))
+    print(json.dumps(dict(dict(wall=wall, cpu=used), **answer, resident_mib=own, helper_mib=helpers, others=others)))
 
 
 if __name__ == "__main__":

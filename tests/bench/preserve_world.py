@@ -147,6 +147,9 @@ class World(HostContainer):
         with tempfile.TemporaryDirectory() as place:
             argv = ["apt-get", "download", "-qq", "restic", "mydumper", "libglib2.0-0", "libpcre3"]
             done = subprocess.run(argv, cwd=place, capture_output=True, check=False)
+            if done.returncode:  # a machine without package lists
+                subprocess.run(["apt-get", "update", "-qq"], capture_output=True, check=False)
+                done = subprocess.run(argv, cwd=place, capture_output=True, check=False)
             for package in Path(place).glob("*.deb") if done.returncode == 0 else ():
                 with package.open("rb") as stream:
                     script = "cat >/tmp/p.deb && dpkg -i --force-depends /tmp/p.deb >/dev/null 2>&1 && rm /tmp/p.deb"

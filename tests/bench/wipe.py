@@ -31,7 +31,9 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(HERE / ".collections"))
 
-from ansible_collections.sunset.crm.plugins.module_utils import _device, _wipe_engine, _wipe_pass  # noqa: E402
+from ansible_collections.sunset.crm.plugins.module_utils import _job  # noqa: E402
+from ansible_collections.sunset.crm.plugins.module_utils._disk import device as disk_device  # noqa: E402
+from ansible_collections.sunset.crm.plugins.module_utils._wipe import engine as wipe_engine, passes as wipe_passes  # noqa: E402
 
 KEY = "0123456789abcdef" * 4
 CHUNK = 16 << 20
@@ -108,25 +110,25 @@ def nwipe(device: str, size: int, place: Path) -> float:
 
 def keyed(device: str, size: int, make: type) -> None:
     fd = os.open(device, os.O_RDWR | os.O_DIRECT)
-    work = make(fd, bytes.fromhex(KEY), size, *([0] if issubclass(make, _wipe_pass.VerifyPass) else [(), 0]))
-    work.cores = _wipe_pass.Cores(os.path.join(tempfile.gettempdir(), f"sunset-bench-cores-{os.getpid()}"))  # as a job does
-    runner = _wipe_pass.Runner(work, 0, size, _wipe_pass.workers())
+    work = make(fd, bytes.fromhex(KEY), size, *([0] if issubclass(make, wipe_passes.VerifyPass) else [(), 0]))
+    work.cores = wipe_passes.Cores(os.path.join(tempfile.gettempdir(), f"sunset-bench-cores-{os.getpid()}"))  # as a job does
+    runner = wipe_passes.Runner(work, 0, size, wipe_passes.workers())
     with runner:
         while not runner.wait(0.5):
             pass
     os.fsync(fd)
     os.close(fd)
-    if issubclass(make, _wipe_pass.VerifyPass) and (work.mismatched or work.bytes_read != size):
+    if issubclass(make, wipe_passes.VerifyPass) and (work.mismatched or work.bytes_read != size):
         raise SystemExit(f"the verification found {len(work.mismatched)} differences on {device}: the figures would be worth nothing")
 
 
 def job(device: str, folder: Path) -> tuple[float, int]:
     """A whole job as it runs on a host: (seconds until it has judged the device and begins to write, memory in MiB)."""
-    found = _device.identify(device)
-    spec = {"device": device, "identity": _device.public_identity(found), "key": KEY}
+    found = disk_device.identify(device)
+    spec = {"device": device, "identity": disk_device.public_identity(found), "key": KEY}
     (folder / "spec.json").write_text(json.dumps(spec))
     began = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-I", str(_wipe_engine.__file__), str(folder / "spec.json")])
+    process = subprocess.Popen([sys.executable, "-I", "-B", _job.lay(str(folder), wipe_engine), str(folder / "spec.json")])
     startup, ended = 0.0, 0
     while not ended:
         # Its own memory, and not that of the tools that were measured before.
@@ -149,10 +151,10 @@ def several(devices: list[str], place: Path, rate: int) -> float:
         folder = place / f"several-{number}"
         folder.mkdir(exist_ok=True)
         (folder / "state.json").unlink(missing_ok=True)
-        found = _device.public_identity(_device.identify(device))
+        found = disk_device.public_identity(disk_device.identify(device))
         spec = {"device": device, "identity": found, "key": KEY, "rate": rate, "cores_directory": str(place / "cores")}
         (folder / "spec.json").write_text(json.dumps(spec))
-        processes.append(subprocess.Popen([sys.executable, "-I", str(_wipe_engine.__file__), str(folder / "spec.json")]))
+        processes.append(subprocess.Popen([sys.executable, "-I", "-B", _job.lay(str(folder), wipe_engine), str(folder / "spec.json")]))
     if any(process.wait() != 0 for process in processes):
         raise SystemExit("a job failed: the figures would be worth nothing")
     return time.perf_counter() - began
@@ -206,10 +208,10 @@ def measure(name: str, device: str, size: int, rounds: int, place: Path) -> None
     passes: dict[str, Callable[[], object]] = {
         "dd zero": command("dd", "if=/dev/zero", f"of={device}", "bs=16M", "oflag=direct", "conv=fsync"),
         "raw write": lambda: raw(device, size, True),
-        "zero": lambda: keyed(device, size, _wipe_pass.ZeroPass),
+        "zero": lambda: keyed(device, size, wipe_passes.ZeroPass),
         "shred": command("shred", "-n1", device),
-        "keyed": lambda: keyed(device, size, _wipe_pass.WritePass),
-        "verify": lambda: keyed(device, size, _wipe_pass.VerifyPass),
+        "keyed": lambda: keyed(device, size, wipe_passes.WritePass),
+        "verify": lambda: keyed(device, size, wipe_passes.VerifyPass),
         "raw read": lambda: raw(device, size, False),
         "dd read": command("dd", f"if={device}", "of=/dev/null", "bs=16M", "iflag=direct"),
     }

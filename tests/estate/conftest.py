@@ -19,11 +19,13 @@ import pytest
 from tests import lab
 from tests.estate import world
 from tests.estate.driver import CLASSIFIED, HERE, LEDGER, Done, Play, play, wave
-from tests.lab import demo, paths, persons
+from tests.lab import demo, engine, paths, persons
+from tests.lab.layout import HOSTS, HYPERVISOR, SIMULATED
+from tests.lab.shell import together, wait_for
 
 PILOT, MAIN = wave("pilot"), wave("main")
 # Bytes a second, so that there is a middle to be killed in: half a megabyte of dump, 320 MB of disk.
-SLOW_DUMP, SLOW_WIPE = "65000", "60000000"
+SLOW_DUMP, SLOW_WIPE = "30000", "60000000"
 
 
 @dataclass
@@ -192,11 +194,40 @@ def second(main: Done, lines_before_second: int) -> Done:
     return play("shutdown", *MAIN)
 
 
+@dataclass
+class Rebooted:
+    """What ran on the hypervisors after they had been switched on again by hand, and once more after their daemons were restarted."""
+
+    real: list[dict[str, set[str]]]
+    simulated: list[dict[str, Any]]
+
+
+@pytest.fixture(scope="session")
+def rebooted(second: Done) -> Rebooted:
+    """Both hypervisors booted past the collection, their daemons restarted, switched off again."""
+    seen = Rebooted([], [])
+    hypervisors = {HYPERVISOR: "libvirtd.service", SIMULATED: "pveproxy.service"}
+    together(lab.start, hypervisors)
+
+    def look() -> None:
+        wait_for("libvirt answers", lambda: engine.answers(HOSTS[HYPERVISOR].container, ["virsh", "list"]))
+        wait_for("the simulation answers", world.simulation_answers)
+        seen.real.append(world.real_guests())
+        seen.simulated.append(world.simulated_guests())
+
+    look()
+    for name, unit in hypervisors.items():
+        lab.execute(name, ["systemctl", "restart", unit])
+    look()
+    together(lab.stop, hypervisors)
+    return seen
+
+
 # The wipe
 
 
 @pytest.fixture(scope="session")
-def dark_media(second: Done) -> dict[str, str]:
+def dark_media(rebooted: Rebooted) -> dict[str, str]:
     """Digest of each medium, with every host off and nothing wiped."""
     return world.media_digests()
 

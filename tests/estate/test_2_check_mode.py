@@ -15,7 +15,15 @@ from tests.lab.layout import VAULTS
 def test_it_goes_through_every_wave(checked: First) -> None:
     assert checked.checked is not None
     recap = checked.checked.well().recap()
-    assert {host for host, counts in recap.items() if counts["changed"]} == {"app1", "db1", "old1", "dock1", *VAULTS}
+    assert {host for host, counts in recap.items() if counts["changed"]} == {
+        "app1",
+        "db1",
+        "old1",
+        "dock1",
+        "kvm1",
+        "pve-simulated",
+        *VAULTS,
+    }
     assert checked.checked.total("failed") == checked.checked.total("unreachable") == 0
 
 

@@ -22,7 +22,7 @@ from tests.lab.people import PEOPLE
 from tests.lab.shell import run
 
 STATEMENTS = paths.ESTATE / "statements"
-MEDIA = ("dockdisk", "mydata", "pgdata", "shopvol", "uploads")
+MEDIA = ("dockdisk", "kvmdisk", "mydata", "pgdata", "shopvol", "uploads")
 STRAIGHT, WITHOUT = str(HERE / "plays" / "straight_to_wipe.yml"), str(HERE / "plays" / "wipe_without_a_run.yml")
 
 
@@ -87,7 +87,7 @@ def hand_in(words: dict[str, Path]) -> None:
 def test_marks_can_be_found_before_the_wipe(dark_media: dict[str, str]) -> None:
     """The scan that finds nothing after the wipe finds the customers' data before it."""
     counts = {name: world.count_marks(Path(file)) for name, file in world.backing_files().items()}
-    assert {name for name, count in counts.items() if count} >= {"pgdata", "mydata", "uploads", "shopvol"}
+    assert {name for name, count in counts.items() if count} >= {"pgdata", "mydata", "uploads", "shopvol", "kvmdisk"}
 
 
 def test_everything_that_is_missing_is_named(dark_media: dict[str, str]) -> None:

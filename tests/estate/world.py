@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import hashlib
+import io
 import json
+import tarfile
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -14,23 +16,25 @@ from pathlib import Path
 from typing import Any
 
 from tests import lab
-from tests.lab import engine, stack
-from tests.lab.layout import HOSTS, VAULTS
-from tests.lab.shell import out, wait_for
+from tests.lab import engine, stack, virtual
+from tests.lab.layout import HOSTS, SIMULATED, VAULTS
+from tests.lab.shell import out, run, wait_for
 
 UNITS = {
     "app1": ["creme-jobs", "creme-web", "redis-server", "nginx", "cron", "ssh", "legacy-report"],
     "db1": ["postgresql@15-main", "cron", "ssh"],
     "old1": ["oldcrm-worker", "oldcrm-web", "mariadb", "nginx", "cron", "ssh"],
     "dock1": ["cron", "ssh"],
+    "kvm1": ["libvirtd", "cron", "ssh"],
+    "pve-simulated": ["pveproxy", "cron", "ssh"],
 }
 PROPERTIES = "Id,ActiveState,SubState,UnitFileState,FragmentPath,DropInPaths,MainPID,ActiveEnterTimestampMonotonic,NRestarts"
 # Everything on a host that a shutdown might change, its staging places among it. Left out: what the system writes by itself.
 FILES = (
     "find / \\( -path /proc -o -path /sys -o -path /dev -o -path /run -o -path /tmp -o -path /var/log -o -path /var/cache"
     " -o -path /var/lib/systemd -o -path /var/lib/nginx -o -path /srv/creme/media/queue -o -path /var/lib/postgresql/15 -o -path /srv/mydata/mysql"
-    " -o -path /var/lib/docker \\) -prune -o -type f -not -name '*.pyc' -printf '%p %m %u %s %T@\\n' | LC_ALL=C sort;"
-    " find /run /tmp /var/lib -maxdepth 3 -iname '*sunset*'; find /etc/nginx /etc/cron.d /etc/systemd -type f -exec sha256sum {} +"
+    " -o -path /var/lib/docker -o -path /var/lib/libvirt/qemu \\) -prune -o -type f -not -name '*.pyc' -printf '%p %m %u %s %T@\\n' | LC_ALL=C sort;"
+    " find /run /tmp /var/lib -maxdepth 3 -iname '*sunset*'; find $(ls -d /etc/nginx /etc/libvirt 2>/dev/null) /etc/cron.d /etc/systemd -type f -exec sha256sum {} +"
 )
 SESSIONS = {
     "db1": ["runuser", "-u", "postgres", "--", "psql", "-XAt", "creme", "-c", "SELECT count(*) FROM django_session"],
@@ -69,6 +73,42 @@ def containers() -> dict[str, Any]:
     return found
 
 
+# What runs on the hypervisors, and what of it starts with its host.
+KVM_ON, KVM_AUTOSTART = {"crm-wiki", "crm-fax"}, {"crm-wiki"}
+SIMULATED_ON, SIMULATED_ONBOOT, SIMULATED_HA = {"101", "103", "201", "202"}, {"101", "201"}, {"103": "started"}
+
+
+def real_guests() -> dict[str, set[str]]:
+    """The guests of kvm1 as its own libvirt and its processes show them."""
+    listed = {what: lab.execute("kvm1", ["virsh", "list", "--name", *what.split()]).split() for what in ("--all", "", "--all --autostart")}
+    running = lab.execute("kvm1", ["sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' ' | grep -ao 'gues[t]=[^,]*' | cut -d= -f2 || true"])
+    return {
+        "all": set(listed["--all"]),
+        "on": set(listed[""]),
+        "autostart": set(listed["--all --autostart"]),
+        "processes": set(running.split()),
+    }
+
+
+def simulated_guests() -> dict[str, Any]:
+    """The guests of the simulated cluster as the simulation itself keeps them, whether its machine is on or off."""
+    file = run(["docker", "cp", f"{HOSTS[SIMULATED].container}:{virtual.PLACE}/state.json", "-"]).stdout
+    with tarfile.open(fileobj=io.BytesIO(file)) as tar:
+        member = tar.extractfile("state.json")
+        assert member is not None
+        guests = json.load(member)["guests"]
+    return {
+        "on": {vmid for vmid, one in guests.items() if one["status"] != "stopped"},
+        "onboot": {vmid for vmid, one in guests.items() if int(one["config"].get("onboot") or 0)},
+        "ha": {vmid: one["ha"] for vmid, one in guests.items() if one["ha"]},
+    }
+
+
+def simulation_answers() -> bool:
+    """Its API listens, so it has settled what runs after a boot."""
+    return engine.answers(HOSTS[SIMULATED].container, ["bash", "-c", "exec 3<>/dev/tcp/127.0.0.1/8006"])
+
+
 def vault(name: str) -> list[str]:
     """Every file of the vault with its digest, the copies of the ledger too."""
     command = "find /srv/vault /srv/ledger /dev/shm /run/user -type f -exec sha256sum {} + 2>/dev/null | sort"
@@ -82,7 +122,7 @@ def held(name: str, file: str) -> str:
 
 def snapshot() -> dict[str, Any]:
     """The whole world in a form that can be compared."""
-    found: dict[str, Any] = {"containers": containers(), "powered": powered()}
+    found: dict[str, Any] = {"containers": containers(), "powered": powered(), "real": real_guests(), "simulated": simulated_guests()}
     for host in UNITS:
         found[f"{host} units"] = units(host).splitlines()
         found[f"{host} files"] = lab.execute(host, ["sh", "-c", FILES]).splitlines()

@@ -19,7 +19,8 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.sunset.crm.plugins.module_utils import _wipe_purge
+from ansible_collections.sunset.crm.plugins.module_utils import _job
+from ansible_collections.sunset.crm.plugins.module_utils._wipe import purge as wipe_purge
 from tests.integration.loop_media import KEY, MARKER, MIB
 from tests.lab import paths
 from tests.lab.shell import locked
@@ -81,8 +82,8 @@ def machine(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], P
     (root / "init").chmod(0o755)
     (root / "work").mkdir()
     here = Path(__file__).parent
-    for source in (*(Path(str(module.__file__)) for module in (_wipe_purge, *_wipe_purge.MODULES)), here / "wipe_scenario.py"):
-        shutil.copy(source, root / "work" / source.name)
+    _job.lay(str(root / "work"), wipe_purge)
+    shutil.copy(here / "wipe_scenario.py", root / "work/wipe_scenario.py")
     shutil.copy(root / "bin/busybox", root / "work/busybox")
     subprocess.run(
         ["mke2fs", "-q", "-t", "ext4", "-E", "lazy_itable_init=0,root_owner=0:0", "-d", str(root), str(folder / "root.raw"), "400M"],

@@ -1,7 +1,7 @@
 # Copyright: sunset.crm contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""Runs inside the emulated machine, beside the files that travel with a wipe job: every technique on every kind of disk.
+"""Runs inside the emulated machine, beside the code that travels with a wipe job: every technique on every kind of disk.
 
 Prints one line ``RESULT {json}`` a case. test_wipe_emulated.py starts it and judges what it prints, and the disks from outside.
 """
@@ -14,18 +14,20 @@ import traceback
 
 sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 
-import _device  # type: ignore[import-not-found]
-import _wipe_engine  # type: ignore[import-not-found]
-import _wipe_firmware  # type: ignore[import-not-found]
-import _wipe_purge  # type: ignore[import-not-found]
-import _wipe_transport  # type: ignore[import-not-found]
+from ansible_collections.sunset.crm.plugins.module_utils._disk import device as disk_device
+from ansible_collections.sunset.crm.plugins.module_utils._wipe import (
+    engine as wipe_engine,
+    firmware as wipe_firmware,
+    purge as wipe_purge,
+    transport as wipe_transport,
+)
 
 KEY = "0123456789abcdef" * 4
 SIZE = 32 << 20
 SERIALS = {"NVME0001": "nvme", "SCSI0001": "scsi", "ATA0001": "ata"}
 DISKS = {}
 for name in os.listdir("/sys/block"):
-    found = _device.identify("/dev/" + name)
+    found = disk_device.identify("/dev/" + name)
     if found["size"] == SIZE:
         DISKS[SERIALS.get((found["serial"] or "").strip(), name)] = "/dev/" + name
 
@@ -42,28 +44,28 @@ def say(name, result):
     sys.stdout.flush()
 
 
-def purge(disk, technique, kind=_wipe_purge.Purge, name=""):
+def purge(disk, technique, kind=wipe_purge.Purge, name=""):
     folder = "/tmp/%s-%s-%s" % (disk, technique, name)
     os.mkdir(folder)
-    identity = _device.public_identity(_device.identify(DISKS[disk]))
+    identity = disk_device.public_identity(disk_device.identify(DISKS[disk]))
     spec = {
         "device": DISKS[disk], "identity": identity, "key": KEY, "technique": technique,
         "poll_seconds": 0.5, "grace_seconds": 3, "stall_seconds": 120,
     }  # fmt: skip
-    work = kind if technique != "overwrite-keyed" else _wipe_engine.Wipe
+    work = kind if technique != "overwrite-keyed" else wipe_engine.Wipe
     say(name or "%s %s" % (disk, technique), work(spec, folder).run())
 
 
-class Forced(_wipe_purge.Purge):
+class Forced(wipe_purge.Purge):
     """Asked although the drive says that it does not know it: what do its answers look like?"""
 
     def ready(self):
-        real = _wipe_firmware.obstacles
-        _wipe_firmware.obstacles = lambda *args: ([], dict(real(*args)[1] or {}, estimate=None))
+        real = wipe_firmware.obstacles
+        wipe_firmware.obstacles = lambda *args: ([], dict(real(*args)[1] or {}, estimate=None))
         try:
-            _wipe_purge.Purge.ready(self)
+            wipe_purge.Purge.ready(self)
         finally:
-            _wipe_firmware.obstacles = real
+            wipe_firmware.obstacles = real
 
 
 def foreign(act):
@@ -96,10 +98,10 @@ def format_unit(job, link):
 
 
 def main():
-    print("DISKS " + json.dumps({name: _device.identify(path) for name, path in DISKS.items()}))
+    print("DISKS " + json.dumps({name: disk_device.identify(path) for name, path in DISKS.items()}))
     for disk, path in sorted(DISKS.items()):
         fd = os.open(path, os.O_RDONLY)
-        print("COUNTED %s %s" % (disk, json.dumps(_wipe_transport.written_by_device(fd, _device.identify(fd)["kind"]))))
+        print("COUNTED %s %s" % (disk, json.dumps(wipe_transport.written_by_device(fd, disk_device.identify(fd)["kind"]))))
         os.close(fd)
     purge("nvme", "nvme-sanitize-block")
     purge("nvme", "nvme-sanitize-block", Forced, "forced nvme sanitize")

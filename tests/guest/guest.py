@@ -37,6 +37,7 @@ MODULES = [
     "dm_mod",
     "dm_crypt",
     "dm_thin_pool",
+    "dm_snapshot",
     "raid1",
     "ext4",
     "loop",

@@ -10,13 +10,13 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.sunset.crm.plugins.module_utils import _wipe_group
+from ansible_collections.sunset.crm.plugins.module_utils._wipe import group as wipe_group
 from tests.guest import guest
 
 Facts = dict[str, Any]
 PROGRAM = """
-from ansible_collections.sunset.crm.plugins.module_utils import _disk_facts
-found = {"bare": _disk_facts.read()}
+from ansible_collections.sunset.crm.plugins.module_utils._disk import facts as disk_facts
+found = {"bare": disk_facts.read()}
 table = bytearray(512)
 table[510:512] = b"\\x55\\xaa"
 table[446:462] = struct.pack("<BBBBBBBBII", 0, 0, 2, 0, 0x8E, 0, 0, 0, 2048, 100000)
@@ -50,7 +50,7 @@ run("/sbin/cryptsetup", "open", "--disable-external-tokens", "--key-file", "/tmp
 run("/bin/busybox", "mkswap", "/dev/sdc")
 run("/bin/busybox", "swapon", "/dev/sdc")
 holder = subprocess.Popen(["/bin/busybox", "sleep", "600"], stdin=open("/dev/nvme0n1p2", "rb"))
-found["stacked"] = _disk_facts.read()
+found["stacked"] = disk_facts.read()
 run("/bin/busybox", "losetup", "-d", "/dev/loop0")
 run("/bin/busybox", "umount", "/mnt/data")
 run("/sbin/vgchange", "-an", "vg")
@@ -59,7 +59,7 @@ run("/sbin/cryptsetup", "close", "secret")
 run("/bin/busybox", "swapoff", "/dev/sdc")
 holder.kill()
 holder.wait()
-found["released"] = _disk_facts.read()
+found["released"] = disk_facts.read()
 hand_out(found)
 """
 
@@ -123,7 +123,7 @@ def test_the_pool_of_a_thin_volume_tells_its_free_space(seen: Facts) -> None:
     (fact,) = [fact for fact in seen["stacked"].values() if fact["layer"] == "lvm-thin"]
     assert fact["thin"]["data_bytes"] == 12 << 20
     assert fact["thin"]["data_used"] == fact["thin"]["mapped"] == 3 << 20
-    decision = _wipe_group._wipe_decide.decide(fact, {"asked": "clear", "volume": True})
+    decision = wipe_group.wipe_decide.decide(fact, {"asked": "clear", "volume": True})
     assert decision["techniques"] == decision["once_free"] == []
     assert any("never filled up" in row["why"] for row in decision["rejected"]), "32 MB do not fit into a pool of 12"
     assert fact["identity"]["wwid"].startswith("LVM-"), "a volume's identity is its name in the volume group"
@@ -139,7 +139,7 @@ def test_no_disk_in_use_is_in_a_plan_and_each_is_once_it_is_free(seen: Facts) ->
     names = {"sda", "sdb", "sdc", "nvme0n1", "vda"}
 
     def planned(stage: str) -> set[str]:
-        decisions = _wipe_group.decide(list(seen[stage].values()), lambda fact: {"asked": "clear"})
+        decisions = wipe_group.decide(list(seen[stage].values()), lambda fact: {"asked": "clear"})
         return {row["name"] for row in decisions if row["techniques"]} & names
 
     assert planned("bare") == names

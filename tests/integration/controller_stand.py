@@ -23,6 +23,14 @@ from typing import Any
 USER, PASSWORD = "admin", "a secret word"
 
 
+def credentials(folder: Path, name: str = "credentials", password: str = PASSWORD) -> str:
+    """A file as the inventory names one for a controller."""
+    path = folder / name
+    path.write_text(f"username: {USER}\npassword: {password}\n")
+    path.chmod(0o600)
+    return str(path)
+
+
 def free_port(kind: int = socket.SOCK_STREAM) -> int:
     with socket.socket(socket.AF_INET, kind) as one:
         one.bind(("127.0.0.1", 0))

@@ -106,9 +106,9 @@ def remembered(book: Path) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def stop(address: str, label: str, names: list[str], book: Path, timeout: float = 20) -> dict[str, Any]:
     """One run of the controller; what it knows of earlier ones lies in the book."""
-    from ansible_collections.sunset.crm.plugins.plugin_utils import guest_verbs
-    from ansible_collections.sunset.crm.plugins.plugin_utils.account import Account
-    from ansible_collections.sunset.crm.plugins.plugin_utils.docker_engine import Engine
+    from ansible_collections.sunset.crm.plugins.plugin_utils.actions.account import Account
+    from ansible_collections.sunset.crm.plugins.plugin_utils.docker.engine import Engine
+    from ansible_collections.sunset.crm.plugins.plugin_utils.guests import verbs as guest_verbs
 
     def note(found: dict[str, Any]) -> None:
         with book.open("a") as lines:

@@ -2,7 +2,8 @@
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
 """A file (FUSE) over another one that answers EIO at some places, or everywhere from a moment on: under a loop device a disk with bad
-sectors, or one that dies. Runs as a process of its own: faulty_file.py MOUNT FILE START-END...; a file FILE.dead kills the disk."""
+sectors, or one that dies. Runs as a process of its own: faulty_file.py MOUNT FILE START-END...; a file FILE.dead kills the disk, and
+FILE.bad (START-END, one a line) makes more places bad."""
 
 from __future__ import annotations
 
@@ -12,6 +13,11 @@ import sys
 from typing import Any
 
 from mfusepy import FUSE, FuseOSError, Operations
+
+
+def parts(text: str) -> tuple[int, int]:
+    start, end = text.split("-")
+    return int(start), int(end)
 
 
 class Faulty(Operations):  # type: ignore[misc]
@@ -34,9 +40,15 @@ class Faulty(Operations):  # type: ignore[misc]
     def readdir(self, path: str, fh: int) -> list[str]:
         return [".", "..", "medium"]
 
+    def _more(self) -> list[tuple[int, int]]:
+        if not os.path.exists(self.file + ".bad"):
+            return []
+        with open(self.file + ".bad") as stream:
+            return [parts(line) for line in stream.read().split()]
+
     def _judge(self, offset: int, size: int) -> None:
         dead = os.path.exists(self.file + ".dead")
-        if dead or any(offset < end and start < offset + size for start, end in self.bad):
+        if dead or any(offset < end and start < offset + size for start, end in self.bad + self._more()):
             raise FuseOSError(errno.EIO)
 
     def open(self, path: str, flags: int) -> int:
@@ -61,5 +73,4 @@ class Faulty(Operations):  # type: ignore[misc]
 
 
 if __name__ == "__main__":
-    ranges = [tuple(int(part) for part in text.split("-")) for text in sys.argv[3:]]
-    FUSE(Faulty(sys.argv[2], ranges), sys.argv[1], foreground=True, direct_io=True, nothreads=True)  # type: ignore[arg-type]
+    FUSE(Faulty(sys.argv[2], [parts(text) for text in sys.argv[3:]]), sys.argv[1], foreground=True, direct_io=True, nothreads=True)

@@ -87,7 +87,7 @@ class HostContainer:
         docker("rm", "-f", "-v", self.name, check=False)
         argv = ["docker", "create", "--name", self.name, "--hostname", self.name, "--network", "none"]
         argv += ["--stop-signal", "SIGRTMIN+3", "--tmpfs", "/run", "--tmpfs", "/run/lock", "--tmpfs", "/tmp"]
-        arguments, image = lab_arguments()
+        arguments, image = self.how()
         argv += [*arguments, *self.docker_arguments, image, "/sbin/init"]
         docker(*argv[1:])
         try:
@@ -98,6 +98,9 @@ class HostContainer:
             self.__exit__()
             raise
         return self
+
+    def how(self) -> tuple[list[str], str]:
+        return lab_arguments()
 
     def __exit__(self, *_exception: object) -> None:
         docker("rm", "-f", "-v", self.name, check=False)

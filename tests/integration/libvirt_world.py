@@ -23,8 +23,10 @@ from typing import Any
 
 import libvirt
 
-from ansible_collections.sunset.crm.plugins.plugin_utils import guest_verbs, libvirt_save, libvirt_way, relay
-from ansible_collections.sunset.crm.plugins.plugin_utils.account import Account
+from ansible_collections.sunset.crm.plugins.plugin_utils import relay
+from ansible_collections.sunset.crm.plugins.plugin_utils.actions.account import Account
+from ansible_collections.sunset.crm.plugins.plugin_utils.guests import verbs as guest_verbs
+from ansible_collections.sunset.crm.plugins.plugin_utils.libvirt import save as libvirt_save, way as libvirt_way
 from tests.integration import linux_guest
 
 # Real mode; the power management registers lie where SeaBIOS puts them (0x600). out 0x602: enable the power button's status bit.
@@ -58,6 +60,7 @@ def sector(code: bytes) -> bytes:
 UP = """
 set -e
 cd "$1"
+test -z "$2" || echo "$2" >/proc/sys/kernel/hostname
 for pair in etc:/etc/libvirt lib:/var/lib/libvirt run:/run/libvirt cache:/var/cache/libvirt log:/var/log/libvirt; do
     mkdir -p "${pair%%:*}" "${pair#*:}"
     mount --bind "${pair%%:*}" "${pair#*:}"
@@ -68,17 +71,18 @@ QEMU_CONF = 'user = "root"\ngroup = "root"\nsecurity_driver = "none"\ncgroup_con
 
 
 class World:
-    """One private daemon and its guests, all below one folder."""
+    """One private daemon and its guests, all below one folder. name: another host than this machine, which guests can be moved to."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, name: str = "") -> None:
+        self.folder, self.name = folder, name
         self.socket = folder / "run/libvirt-sock"
         self.uri = f"qemu:///system?socket={self.socket}"
         self.daemon: subprocess.Popen[bytes] | None = None
         self.notes: list[dict[str, Any]] = []
         (folder / "etc").mkdir(parents=True)
         (folder / "etc/qemu.conf").write_text(QEMU_CONF)
-        (folder / "etc/libvirtd.conf").write_text('auth_unix_rw = "none"\n')
+        own = f'host_uuid = "{uuid.uuid4()}"\n' if name else ""
+        (folder / "etc/libvirtd.conf").write_text('auth_unix_rw = "none"\n' + own)
         (folder / "disks").mkdir()
 
     # --- the daemon
@@ -86,7 +90,10 @@ class World:
     def up(self) -> None:
         with (self.folder / "daemon.log").open("ab") as log:
             self.daemon = subprocess.Popen(
-                ["unshare", "--mount", "sh", "-c", UP, "up", str(self.folder)], stdin=subprocess.DEVNULL, stdout=log, stderr=log
+                ["unshare", "--mount", "--uts", "sh", "-c", UP, "up", str(self.folder), self.name],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
             )
         wait(lambda: self.socket.exists() and self._answers(), 60, "libvirtd listens")
 
@@ -106,6 +113,23 @@ class World:
 
     def restart(self, number: int = signal.SIGTERM) -> None:
         self.down(number)
+        self.up()
+
+    def reboot(self) -> None:
+        """The host loses its power and comes back: no guest runs, and what lay in /run is gone. With it goes libvirt's note that it has
+        started the guests with autostart already: after a mere restart of the daemon it starts none of them."""
+        with self.admin() as connection:
+            names = [one.name() for one in connection.listAllDomains(libvirt.VIR_CONNECT_LIST_DOMAINS_ACTIVE)]
+        processes = [self.process(name) for name in names]
+        self.down(signal.SIGKILL)
+        for pid in processes:
+            os.kill(pid, signal.SIGKILL)
+        wait(
+            lambda: not any(Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes() for pid in processes),
+            20,
+            "they end",
+        )
+        shutil.rmtree(self.folder / "run")
         self.up()
 
     @contextlib.contextmanager

@@ -64,7 +64,12 @@ def files() -> tuple[Path, Path]:
 
 
 def _build(folder: Path) -> None:
-    _run("apt-get", "download", "-qq", _kernel(), cwd=folder)
+    try:
+        _run("apt-get", "download", "-qq", _kernel(), cwd=folder)
+    except (StopIteration, subprocess.CalledProcessError):
+        # An empty or old package list, as on a machine that was just installed.
+        _run("apt-get", "update", "-qq")
+        _run("apt-get", "download", "-qq", _kernel(), cwd=folder)
     _run("dpkg-deb", "-x", str(next(folder.glob("linux-image-*.deb"))), "k", cwd=folder)
     next((folder / "k/boot").glob("vmlinuz-*")).rename(folder / "vmlinuz")
     root = folder / "root"

@@ -16,8 +16,9 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.sunset.crm.plugins.module_utils import _device, _wipe_engine
+from ansible_collections.sunset.crm.plugins.module_utils._disk import device as disk_device
 from ansible_collections.sunset.crm.plugins.module_utils._recorded import make_receipt
+from ansible_collections.sunset.crm.plugins.module_utils._wipe import engine as wipe_engine
 
 MIB = 1 << 20
 MARKER = b"Zoe Muster, customer 4711; "
@@ -49,7 +50,7 @@ class Medium:
             self.device = ""
 
     def identity(self) -> dict[str, Any]:
-        found = _device.identify(self.device)
+        found = disk_device.identify(self.device)
         return {key: found[key] for key in ("kind", "serial", "inode", "size")}
 
     def content(self) -> bytes:
@@ -117,7 +118,7 @@ def spec_of(medium: Medium, **more: Any) -> dict[str, Any]:
     return {"device": medium.device, "identity": more.pop("identity", None) or medium.identity(), "key": KEY, **more}
 
 
-def engine(medium: Medium, folder: Path, kind: type = _wipe_engine.Wipe, **more: Any) -> dict[str, Any]:
+def engine(medium: Medium, folder: Path, kind: type = wipe_engine.Wipe, **more: Any) -> dict[str, Any]:
     folder.mkdir(exist_ok=True)
     found: dict[str, Any] = kind(spec_of(medium, **more), str(folder)).run()
     return found

@@ -21,7 +21,7 @@ MY_COPY_SOCKET = "/srv/mycopy/s.sock"
 FINGERPRINT = f"""
 import json, sys
 sys.path.insert(0, {LIBRARY!r})
-from ansible_collections.sunset.crm.plugins.module_utils import _fingerprint as f
+from ansible_collections.sunset.crm.plugins.module_utils._fingerprint import engines as f
 engine, database, port, socket, method = json.load(sys.stdin)
 with f.open_session(engine, database, port=port, socket=socket, run_as="postgres" if engine == "postgresql" else None) as s:
     json.dump(f.take(engine, s, database, method), sys.stdout)

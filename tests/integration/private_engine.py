@@ -62,10 +62,16 @@ class Private:
 class Dockerd(Private):
     """In a network namespace of its own: a dockerd without a bridge removes docker0, whoever that belongs to."""
 
+    more: tuple[str, ...] = ()
+
+    def enter(self) -> list[str]:
+        """The command in whose network it runs."""
+        return ["unshare", "--net", "/bin/sh", "-c", 'ip link set lo up && exec "$@"', "sh"]
+
     def argv(self) -> list[str]:
         own = ["--data-root", str(self.folder / "data"), "--exec-root", str(self.folder / "exec"), "--pidfile", str(self.folder / "pid")]
         daemon = ["dockerd", *own, "--host", f"unix://{self.address}", "--bridge", "none", "--iptables=false", "--ip6tables=false"]
-        return ["unshare", "--net", "/bin/sh", "-c", 'ip link set lo up && exec "$@"', "sh", *daemon]
+        return [*self.enter(), *daemon, *self.more]
 
     def load(self) -> str:
         image = ensure_mini_image()
@@ -78,6 +84,22 @@ class Dockerd(Private):
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         self.client().init_swarm(advertise_addr="127.0.0.1", listen_addr=f"127.0.0.1:{port}")  # type: ignore[no-untyped-call]
+
+
+class Enduring(Dockerd):
+    """With live restore: its containers run on while it is down."""
+
+    more = ("--live-restore",)
+
+    def shims(self) -> list[int]:
+        """The processes that hold its containers, by the folder in their command line: they outlive it."""
+        found = []
+        for place in Path("/proc").glob("[0-9]*"):
+            with contextlib.suppress(OSError):
+                words = (place / "cmdline").read_bytes().decode(errors="replace").split("\0")
+                if "containerd-shim" in words[0] and any(str(self.folder) in word for word in words):
+                    found.append(int(place.name))
+        return sorted(found)
 
 
 class Podman(Private):
@@ -114,6 +136,9 @@ def running(engine: Any) -> Iterator[Any]:
     try:
         yield engine
     finally:
+        if engine.child is None:
+            with contextlib.suppress(Exception):
+                engine.up()
         with contextlib.suppress(Exception):
             client = engine.client()
             with contextlib.suppress(Exception):

@@ -11,11 +11,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.sunset.crm.plugins.plugin_utils import guest_verbs, proxmox_copies, proxmox_saves, relay
-from ansible_collections.sunset.crm.plugins.plugin_utils.account import Account
-from ansible_collections.sunset.crm.plugins.plugin_utils.guests import Clock
-from ansible_collections.sunset.crm.plugins.plugin_utils.proxmox_api import Api
-from ansible_collections.sunset.crm.plugins.plugin_utils.proxmox_cluster import Cluster
+from ansible_collections.sunset.crm.plugins.plugin_utils import relay
+from ansible_collections.sunset.crm.plugins.plugin_utils.actions.account import Account
+from ansible_collections.sunset.crm.plugins.plugin_utils.guests import verbs as guest_verbs
+from ansible_collections.sunset.crm.plugins.plugin_utils.guests.guests import Clock
+from ansible_collections.sunset.crm.plugins.plugin_utils.proxmox import copies as proxmox_copies, saves as proxmox_saves
+from ansible_collections.sunset.crm.plugins.plugin_utils.proxmox.api import Api
+from ansible_collections.sunset.crm.plugins.plugin_utils.proxmox.cluster import Cluster
 from tests.integration.pve_fake import Serving
 
 ITEM = "guest:crm"
@@ -32,6 +34,8 @@ class Ledger:
     def note(self, entry: dict[str, Any]) -> None:
         if entry["kind"] == "found":
             self.former = entry["former"]
+        elif entry["kind"] == "forced":
+            self.asked[entry["guest"]]["forced"] = entry["allowed_by"]
         else:
             self.asked[entry["guest"]] = {"life": entry["life"], "at": entry["at_seconds"]}
 

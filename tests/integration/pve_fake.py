@@ -54,15 +54,20 @@ class Pve(FakePve):
         self.answers = answers
         self.seen: list[tuple[str, str, dict[str, Any]]] = []  # every request: method, path, parameters
         self.cut: dict[tuple[str, str], int] = {}  # (method, end of the path) -> how many answers are swallowed
+        self.warns: set[str] = set()  # types of tasks that end with warnings
         self.armed = "armed"
         self.ceph_flags: set[str] = set()
         self.crm: dict[str, str] = {}  # what the HA manager still wants of a resource
+        self.ha_words = {"started": "request_start", "stopped": "request_stop", "disabled": "stopped"}  # the manager's own, for a moment
         self.ha_lag = 0.0  # PVE seconds until it has taken note
         self.forced_by_ha = False
         self.vzdump_answers: list[str] = []  # answers instead of a task
         self.vzdump_secs = 0.0
         self.vzdump_writes = True
-        self.went_down: list[str] = []
+        self.monitors: list[str] = []  # nodes with a Ceph monitor
+        self.has_ceph = True
+        self.forgets = 0  # how many requests for a flag are answered and come to nothing
+        self.active_lrms: list[str] = []  # nodes whose HA agent is not idle
         self.apitokens[TOKEN] = TOKEN_SECRET
 
     # --- guests
@@ -112,8 +117,12 @@ class Pve(FakePve):
     # --- answers of the real thing
 
     def _view_ha(self, data: dict[str, Any], guest: Any) -> dict[str, Any]:
-        if guest.ha_state == "ignored":
-            data["ha"] = {"managed": 1, "state": "ignored"}
+        """As get_service_status in PVE::HA::Config: what is ignored counts as not managed, all does while HA is disarmed, and the state
+        is the manager's own."""
+        if not guest.ha_managed or self.armed != "armed":
+            data["ha"] = {"managed": 0}
+        else:
+            data["ha"] = {"managed": 1, "state": self.ha_words.get(guest.ha_state, guest.ha_state)}
         return data
 
     def _vm_status(self, vm: Any, listing: bool = False) -> dict[str, Any]:
@@ -136,6 +145,10 @@ class Pve(FakePve):
             return await self._powerdown(vm, p)
 
         return await self.task(vm.node, "qmshutdown", vm.vmid, user, body, vm=vm)
+
+    def _task_view(self, task: dict[str, Any], listing: bool = False) -> Any:
+        ended = "WARNINGS: 1" if task["type"] in self.warns and task.get("exitstatus") == "OK" else None
+        return super()._task_view({**task, "exitstatus": ended} if ended else task, listing)
 
     async def _task_log(self, request: Any) -> Any:
         if self.answers == "real" and request.query.get("limit") == "0":
@@ -184,6 +197,8 @@ class Pve(FakePve):
         node = "/nodes/{node}"
         return [
             ("PUT", "/cluster/ha/resources/{sid}", self._ha_put),
+            ("GET", "/cluster/ha/resources/{sid}", self._ha_read),
+            ("GET", "/cluster/ha/resources", self._ha_list),
             ("GET", "/cluster/ha/status/current", self._ha_current),
             ("POST", "/cluster/ha/status/disarm-ha", self._disarm),
             ("POST", "/cluster/ha/status/arm-ha", self._arm),
@@ -194,8 +209,21 @@ class Pve(FakePve):
             ("POST", node + "/vzdump", self._vzdump),
             ("GET", node + "/vzdump/extractconfig", self._extract),
             ("DELETE", node + "/tasks/{upid}", self._abort),
-            ("POST", node + "/status", self._node_status),
         ]
+
+    def _ha_rows(self) -> dict[str, dict[str, Any]]:
+        """started is what a resource has that says nothing."""
+        there = {self._sid(guest): guest.ha_state for guest in [*self.vms, *self.cts] if guest.ha_state is not None}
+        more = {sid: {} if state == "started" else {"state": state} for sid, state in there.items()}
+        return {sid: {"sid": sid, "type": sid.partition(":")[0], "digest": "d", **more[sid]} for sid in there}
+
+    async def _ha_list(self, v: Any, user: str) -> list[dict[str, Any]]:
+        return list(self._ha_rows().values())
+
+    async def _ha_read(self, v: Any, user: str) -> dict[str, Any]:
+        if v["sid"] not in self._ha_rows():
+            raise PveError(500, f"no such resource '{v['sid']}'")
+        return self._ha_rows()[v["sid"]]
 
     async def _ha_put(self, v: Any, user: str) -> None:
         self.need_quorum()
@@ -221,11 +249,18 @@ class Pve(FakePve):
     async def _ha_current(self, v: Any, user: str) -> list[dict[str, Any]]:
         rows: list[dict[str, Any]] = [{"id": "quorum", "type": "quorum", "node": "pve1", "status": "OK", "quorate": int(self.quorate)}]
         rows.append({"id": "fencing", "type": "fencing", "node": "pve1", "status": self.armed, "armed-state": self.armed})
+        for node in sorted(self.nodes):
+            working = node in self.active_lrms and self.armed != "disarmed"
+            said = "active, watchdog active" if working else "idle, watchdog standby"
+            rows.append({"id": f"lrm:{node}", "type": "lrm", "node": node, "status": f"{node} ({said}, now)"})
         for guest in [*self.vms, *self.cts]:
             if guest.ha_state is None:
                 continue
             sid = self._sid(guest)
-            row = {"id": f"service:{sid}", "type": "service", "sid": sid, "node": guest.node, "status": "x", "state": guest.ha_state}
+            row = {"id": f"service:{sid}", "type": "service", "sid": sid, "node": guest.node, "status": "x"}
+            # Its own word, and what is asked of it; while it is disarmed, that it is let be.
+            verbose = "ignore" if self.armed == "disarmed" else {"started": "starting"}.get(guest.ha_state, guest.ha_state)
+            row.update(state=verbose, request_state=guest.ha_state)
             if self.crm.get(sid, "ignored") != "ignored":
                 row["crm_state"] = self.crm[sid]
             rows.append(row)
@@ -243,10 +278,22 @@ class Pve(FakePve):
     async def _arm(self, v: Any, user: str) -> None:
         self.armed = "armed"
 
+    async def _ceph_status(self, request: Any) -> Any:
+        if not self.has_ceph:
+            raise PveError(500, "binary not installed: /usr/bin/ceph-mon")
+        if self.ceph["down"] or not self.quorate:
+            raise PveError(500, "rados_connect failed - Connection timed out")
+        health = "HEALTH_WARN" if self.ceph_flags else self.ceph["health"]
+        whole = {"health": {"status": health}, "monmap": {"mons": [{"name": node} for node in self.monitors]}}
+        return web.json_response({"data": whole})
+
     async def _flags(self, v: Any, user: str) -> list[dict[str, Any]]:
         return [{"name": name, "value": name in self.ceph_flags} for name in ("noout", "norebalance")]
 
     async def _flag(self, v: Any, user: str) -> None:
+        if self.forgets:
+            self.forgets -= 1
+            return
         (self.ceph_flags.add if int(v["value"]) else self.ceph_flags.discard)(v["flag"])
 
     async def _feature(self, v: Any, user: str) -> dict[str, Any]:
@@ -296,13 +343,18 @@ class Pve(FakePve):
             guest = self.guest(int(task["id"]))
             self.release(guest, v["upid"])
 
-    async def _node_status(self, v: Any, user: str) -> None:
-        if v["command"] == "shutdown":
-            self.went_down.append(v["node"])
-            self.set_node_offline(v["node"])
-            online = sum(state.get("online", True) for state in self.nodes.values())
-            if online * 2 <= len(self.nodes):
-                self.lose_quorum()
+    def node_off(self, node: str) -> None:
+        """As the others see it: they do not hear it any more, and half of them or more make no quorum."""
+        self.set_node_offline(node)
+        online = sum(state.get("online", True) for state in self.nodes.values())
+        if online * 2 <= len(self.nodes):
+            self.lose_quorum()
+
+    def node_on(self, node: str) -> None:
+        self.set_node_offline(node, False)
+        online = sum(state.get("online", True) for state in self.nodes.values())
+        if online * 2 > len(self.nodes):
+            self.regain_quorum()
 
 
 class Serving:

@@ -25,7 +25,7 @@ from urllib.parse import parse_qs, urlsplit
 from moto.server import ThreadedMotoServer
 
 DENIED = (403, "AccessDenied", "Access Denied because object protected by object lock.")
-PROBES = {"checksum", "delete", "past governance", "shorten", "downgrade", "suspend"}
+PROBES = {"checksum", "retention", "retention dropped", "delete", "past governance", "shorten", "downgrade", "suspend", "bytes"}
 
 
 @dataclass
@@ -77,7 +77,9 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(*refusal)
             return
         faults.parts += self.command == "PUT" and "partNumber=" in self.path
-        status, headers, data = self.server.forward(self.command, self.path, dict(self.headers), body)
+        status, headers, data = self.server.forward(self.command, self.path, self.server.passed_on(self.command, dict(self.headers)), body)
+        if "bytes" in faults.holes and self.command == "GET" and status == 200 and self.path.partition("?")[0].endswith(".canary"):
+            data = data[:-1] + bytes([data[-1] ^ 1])  # a store that keeps something else than it was given
         if faults.wrong_bytes and faults.wrong_bytes in self.path and self.command == "GET" and status == 200 and data:
             data = bytes([data[0] ^ 1]) + data[1:]
         self.send_response(status)
@@ -101,6 +103,15 @@ class _Server(ThreadingHTTPServer):
 
     def handle_error(self, *_words: Any) -> None:
         pass
+
+    def passed_on(self, verb: str, headers: dict[str, str]) -> dict[str, str]:
+        """The headers of a call as a store with these holes takes them: its lock may be shorter than asked, or none at all."""
+        until = next((name for name in headers if name.lower() == "x-amz-object-lock-retain-until-date"), None)
+        if verb != "PUT" or until is None or not {"retention", "retention dropped"} & self.faults.holes:
+            return headers
+        if "retention dropped" in self.faults.holes:
+            return {name: value for name, value in headers.items() if not name.lower().startswith("x-amz-object-lock-")}
+        return {**headers, until: "2098" + headers[until][4:]}
 
     def forward(self, verb: str, path: str, headers: dict[str, str], body: bytes) -> tuple[int, list[tuple[str, str]], bytes]:
         line = http.client.HTTPConnection(*self.behind, timeout=60)

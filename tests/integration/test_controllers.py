@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.sunset.crm.plugins.plugin_utils import controllers, witness
-from ansible_collections.sunset.crm.plugins.plugin_utils.controllers import CUT, SOFT, Silent
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
+from ansible_collections.sunset.crm.plugins.plugin_utils.power import controllers, witness
+from ansible_collections.sunset.crm.plugins.plugin_utils.power.controllers import CUT, SOFT, Silent
 from tests.integration import controller_stand as stand
 from tests.integration.redfish_fake import RESET, SESSIONS, Bmc, certificates
 
@@ -39,13 +39,6 @@ def tls(place: Path) -> dict[str, str]:
     return certificates(place / "tls")
 
 
-def credentials(folder: Path, name: str = "credentials", password: str = stand.PASSWORD) -> str:
-    path = folder / name
-    path.write_text(f"username: {stand.USER}\npassword: {password}\n")
-    path.chmod(0o600)
-    return str(path)
-
-
 @pytest.fixture
 def bmc(tls: dict[str, str]) -> Iterator[Bmc]:
     made = Bmc(password=stand.PASSWORD).start(tls)
@@ -55,7 +48,7 @@ def bmc(tls: dict[str, str]) -> Iterator[Bmc]:
 
 @pytest.fixture
 def seen(bmc: Bmc, tls: dict[str, str], place: Path) -> dict[str, Any]:
-    return {"kind": "redfish", "address": bmc.address, "credentials": credentials(place), "ca_file": tls["ca"], "timeout": 3}
+    return {"kind": "redfish", "address": bmc.address, "credentials": stand.credentials(place), "ca_file": tls["ca"], "timeout": 3}
 
 
 def problem(described: Any) -> str:
@@ -84,12 +77,13 @@ def until(described: dict[str, Any], power: str, seconds: float = 20) -> None:
 
 @pytest.mark.parametrize("driver", ["fake", "libvirt"])
 def test_sushy_emulator_goes_down_and_up(driver: str, place: Path, tls: dict[str, str]) -> None:
+    """[Fact 10] A controller that nobody had to buy."""
     port = stand.free_port()
     machine = {"uuid": UUID, "name": "one", "power_state": "On"}
     more: dict[str, Any] = {"FAKE_DRIVER": True, "FAKE_SYSTEMS": [machine]} if driver == "fake" else {}
     config = stand.redfish(place, port, tls, **more)
     seen = {
-        "kind": "redfish", "address": f"https://127.0.0.1:{port}", "credentials": credentials(place), "auth": "basic",
+        "kind": "redfish", "address": f"https://127.0.0.1:{port}", "credentials": stand.credentials(place), "auth": "basic",
         "fingerprint": tls["fingerprint"],
     }  # fmt: skip
     with stand.running("emulator", place, **config, libvirt="test:///default" if driver == "libvirt" else ""):
@@ -108,7 +102,7 @@ def test_sushy_emulator_goes_down_and_up(driver: str, place: Path, tls: dict[str
 
 def test_virtualbmc_goes_down_and_up(place: Path) -> None:
     port = stand.free_port(socket.SOCK_DGRAM)
-    seen = {"kind": "ipmi", "address": "127.0.0.1", "port": port, "credentials": credentials(place)}
+    seen = {"kind": "ipmi", "address": "127.0.0.1", "port": port, "credentials": stand.credentials(place)}
     with stand.running("vbmc", place, port=port):
         reading = witness.read(seen)
         assert (reading["power"], reading["kind"], reading["detail"]["state"]) == ("on", "ipmi", "on")
@@ -283,7 +277,7 @@ def test_several_systems_behind_one_controller_are_not_chosen_from(bmc: Bmc, see
 
 
 def test_a_login_that_is_refused_is_named_without_its_words(bmc: Bmc, seen: dict[str, Any], place: Path) -> None:
-    said = problem({**seen, "credentials": credentials(place, "wrong", "quite wrong")})
+    said = problem({**seen, "credentials": stand.credentials(place, "wrong", "quite wrong")})
     assert "refuses the login of" in said
     assert "HTTP 401" in said
     assert "quite wrong" not in said
@@ -292,7 +286,7 @@ def test_a_login_that_is_refused_is_named_without_its_words(bmc: Bmc, seen: dict
 
 @pytest.mark.parametrize(("mode", "text"), [(0o640, "mode 0640"), (0o604, "mode 0604")])
 def test_credentials_that_others_can_read_are_refused(seen: dict[str, Any], place: Path, mode: int, text: str) -> None:
-    path = credentials(place, "open")
+    path = stand.credentials(place, "open")
     os.chmod(path, mode)
     with pytest.raises(Refusal, match=text):
         controllers.login(path)
@@ -301,7 +295,7 @@ def test_credentials_that_others_can_read_are_refused(seen: dict[str, Any], plac
 
 def test_credentials_must_be_a_file_with_words(seen: dict[str, Any], place: Path) -> None:
     link = place / "link"
-    link.symlink_to(credentials(place))
+    link.symlink_to(stand.credentials(place))
     with pytest.raises(Refusal, match="cannot be opened"):
         controllers.login(str(link))
     with pytest.raises(Refusal, match="cannot be opened"):
@@ -313,14 +307,14 @@ def test_credentials_must_be_a_file_with_words(seen: dict[str, Any], place: Path
         with pytest.raises(Refusal) as told:
             controllers.login(str(path))
         assert "12345" not in str(told.value) and "a secret word" not in str(told.value)
-    assert stand.PASSWORD not in repr(controllers.login(credentials(place)))
+    assert stand.PASSWORD not in repr(controllers.login(stand.credentials(place)))
 
 
 def test_a_library_that_is_missing_is_one_clear_message(seen: dict[str, Any], monkeypatch: pytest.MonkeyPatch, place: Path) -> None:
     monkeypatch.setitem(__import__("sys").modules, "sushy", None)
     assert "needs the Python package sushy on the control node" in problem(seen)
     monkeypatch.setitem(__import__("sys").modules, "pyghmi.ipmi.command", None)
-    assert "needs the Python package pyghmi" in problem({"kind": "ipmi", "address": "127.0.0.1", "credentials": credentials(place)})
+    assert "needs the Python package pyghmi" in problem({"kind": "ipmi", "address": "127.0.0.1", "credentials": stand.credentials(place)})
 
 
 # --- IPMI that lies ---
@@ -331,7 +325,7 @@ class Ipmi:
 
     def __init__(self, folder: Path, port: int) -> None:
         self.state, self.log = folder / "ipmi-state.json", folder / "ipmi-log"
-        self.seen = {"kind": "ipmi", "address": "127.0.0.1", "port": port, "credentials": credentials(folder)}
+        self.seen = {"kind": "ipmi", "address": "127.0.0.1", "port": port, "credentials": stand.credentials(folder)}
         self.set()
 
     def set(self, **changes: Any) -> None:
@@ -380,13 +374,15 @@ def test_ipmi_carries_a_request_out_and_does_not_answer(board: Ipmi) -> None:
 
 
 def test_ipmi_refuses_a_login_once(board: Ipmi, place: Path) -> None:
-    said = problem({**board.seen, "credentials": credentials(place, "bad", "not this one")})
+    said = problem({**board.seen, "credentials": stand.credentials(place, "bad", "not this one")})
     assert "refuses the login" in said and "not this one" not in said
 
 
 def test_ipmi_that_is_not_there_is_unknown(place: Path) -> None:
     port = stand.free_port(socket.SOCK_DGRAM)
-    assert "gave no usable answer" in problem({"kind": "ipmi", "address": "127.0.0.1", "port": port, "credentials": credentials(place)})
+    assert "gave no usable answer" in problem(
+        {"kind": "ipmi", "address": "127.0.0.1", "port": port, "credentials": stand.credentials(place)}
+    )
 
 
 # --- several ---

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.sunset.crm.plugins.module_utils import _fingerprint
+from ansible_collections.sunset.crm.plugins.module_utils._fingerprint import engines as fingerprint_engines
 from ansible_collections.sunset.crm.plugins.module_utils._recorded import make_receipt
 from tests.integration.host_container import Failed
 from tests.integration.preserve_servers import MY_COPY_SOCKET, PG_COPY_PORT, STAGING, Servers
@@ -115,7 +115,7 @@ def differences(servers: Servers, options: dict[str, Any]) -> list[dict[str, Any
         copy = servers.fingerprint(engine, name, port=PG_COPY_PORT)
     else:
         copy = servers.fingerprint(engine, name, socket=MY_COPY_SOCKET)
-    return [one for one in _fingerprint.compare(source, copy) if not one["derived"]]
+    return [one for one in fingerprint_engines.compare(source, copy) if not one["derived"]]
 
 
 @ENGINES

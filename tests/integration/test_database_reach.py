@@ -18,7 +18,7 @@ from urllib.parse import quote
 
 import pytest
 
-from ansible_collections.sunset.crm.plugins.module_utils import _fingerprint
+from ansible_collections.sunset.crm.plugins.module_utils._fingerprint import engines as fingerprint_engines
 from tests.integration.host_container import Failed, docker, lab_arguments
 from tests.integration.preserve_servers import MY_COPY_SOCKET, PG_COPY_PORT, STAGING, Servers
 
@@ -173,7 +173,7 @@ def differences(servers: Servers, result: dict[str, Any]) -> list[dict[str, Any]
         client = f"mariadb --no-defaults --default-character-set=utf8mb4 -S {MY_COPY_SOCKET}"
         servers.shell(f"zstd -qdc {servers.staged(result, 'dump')} | {client}")
         copy = servers.fingerprint(engine, name, socket=MY_COPY_SOCKET, method=method)
-    return [one for one in _fingerprint.compare(source, copy) if not one["derived"]]
+    return [one for one in fingerprint_engines.compare(source, copy) if not one["derived"]]
 
 
 @TCP

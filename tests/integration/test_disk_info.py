@@ -247,6 +247,6 @@ def test_asked_for_purge_a_virtual_disk_fails_the_dry_run_with_an_order(medium: 
 
 
 def root_disk() -> str:
-    from ansible_collections.sunset.crm.plugins.module_utils import _device
+    from ansible_collections.sunset.crm.plugins.module_utils._disk import device as disk_device
 
-    return str((_device.running_root_devices()["names"] or ["none"])[0])
+    return str((disk_device.running_root_devices()["names"] or ["none"])[0])

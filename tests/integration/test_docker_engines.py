@@ -1,30 +1,31 @@
 # Copyright: sunset.crm contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""docker_guests' verbs against engines of the test's own: one that is restarted, a swarm, Podman."""
+"""docker_guests' verbs against engines of the test's own: one that is restarted, one with live restore, a swarm of one node, Podman."""
 
 from __future__ import annotations
 
 import shutil
 import tempfile
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
-import docker
 import docker.types
 import pytest
 
-from ansible_collections.sunset.crm.plugins.plugin_utils import docker_podman, docker_verbs, guest_verbs, guests, relay
-from ansible_collections.sunset.crm.plugins.plugin_utils.account import Account
-from ansible_collections.sunset.crm.plugins.plugin_utils.docker_engine import Engine
+from ansible_collections.sunset.crm.plugins.module_utils._service import (
+    container_engines as service_container_engines,
+    idle as service_idle,
+)
+from ansible_collections.sunset.crm.plugins.plugin_utils import relay
+from ansible_collections.sunset.crm.plugins.plugin_utils.docker import podman as docker_podman, verbs as docker_verbs
+from ansible_collections.sunset.crm.plugins.plugin_utils.docker.engine import Engine
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
-from tests.integration.private_engine import Dockerd, Podman, Private, running
-
-LABEL = "crm=shop"
-OBEYS = "trap 'exit 0' TERM; while :; do sleep 0.1; done"
-IGNORES = "trap '' TERM; while :; do sleep 0.1; done"
+from ansible_collections.sunset.crm.plugins.plugin_utils.guests import guests
+from tests.integration.engine_acts import IGNORES, LABEL, OBEYS, item, make, service, start, states, stop, until
+from tests.integration.private_engine import Dockerd, Enduring, Podman, running
 
 
 @pytest.fixture
@@ -34,87 +35,112 @@ def folder() -> Iterator[Path]:
     shutil.rmtree(made, ignore_errors=True)
 
 
-def item() -> Account:
-    return Account("docker_guests", "container:t")
+def compose(name: str, depends: str = "") -> dict[str, str]:
+    head = "com.docker.compose."
+    return {f"{head}project": "shop", f"{head}service": name, f"{head}depends_on": depends}
 
 
-def stop(engine: Private, *names: str, timeout: float = 20, check: bool = False, **opening: Any) -> dict[str, Any]:
-    notes: list[dict[str, Any]] = []
-    order = guest_verbs.Order(names, timeout=timeout)
-    with Engine(engine.address, LABEL, **opening) as opened:
-        done = guest_verbs.stop(opened, item(), order, guest_verbs.Memory({}, {}, notes.append), check)
-    return {**done, "notes": notes}
+def reboot(engine: Dockerd) -> None:
+    """The engine goes down and comes back. By the time that it answers, it has started what its restart policies tell it to."""
+    engine.down()
+    engine.up()
+    time.sleep(1)
 
 
-def start(engine: Private, former: dict[str, Any], **opening: Any) -> dict[str, Any]:
-    with Engine(engine.address, LABEL, **opening) as opened:
-        return docker_verbs.start(opened, item(), former, 20, False)
-
-
-def make(engine: Private, image: str, name: str, script: str, policy: str = "no", labels: dict[str, str] | None = None, **host: Any) -> str:
-    api = engine.client()
-    if isinstance(engine, Podman):
-        host["ulimits"] = [{"Name": kind, "Soft": 1024, "Hard": 1024} for kind in ("nofile", "nproc")]
-    settings = api.create_host_config(network_mode="none", restart_policy={"Name": policy}, **host)
-    command = ["/bin/sh", "-c", script]
-    made = api.create_container(image, command, name=name, labels={"crm": "shop", **(labels or {})}, host_config=settings)
-    api.start(made["Id"])
-    api.close()
-    return str(made["Id"])
-
-
-def states(engine: Private) -> dict[str, str]:
-    return {row["Names"][0].lstrip("/"): row["State"] for row in engine.client().containers(all=True)}
-
-
-def test_after_an_engine_restart_everything_stays_off_and_resume_restores_exactly(folder: Path) -> None:
-    """Section 0 fact 7, moby 12626: a stopped container with the policy always comes back; ours does not."""
+def test_reboot_the_engine_after_the_shutdown_everything_stays_off_resume_everything_that_ran_runs(folder: Path) -> None:
+    """Issue 4's sentence, for each restart policy, a Compose project and a swarm. Section 0 fact 7, moby 12626: others' come back."""
     with running(Dockerd(folder)) as engine:
         image = engine.load()
+        engine.swarm()
         make(engine, image, "always", OBEYS, "always")
         make(engine, image, "unless", OBEYS, "unless-stopped")
+        make(engine, image, "on-failure", OBEYS, "on-failure")
+        # Ends with an error when it is asked, which the policy takes for a reason to start it again.
+        make(engine, image, "fails", "trap 'exit 3' TERM; while :; do sleep 0.1; done", "on-failure")
         make(engine, image, "never", OBEYS)
         make(engine, image, "ended", "exit 0", "on-failure")
-        time.sleep(0.5)
-        names = ("always", "unless", "never", "ended")
-        done = stop(engine, *names)
+        make(engine, image, "shop-db", OBEYS, "always", compose("db"))
+        make(engine, image, "shop-web", OBEYS, "unless-stopped", compose("web", "db:service_started:true"))
+        service(engine, image, "web", OBEYS)
+        until(engine, 9)
+        ran = {name: state for name, state in states(engine).items() if not name.startswith("web.")}
+        policies = {name: engine.client().inspect_container(name)["HostConfig"]["RestartPolicy"] for name in ran}
+        everything = (*ran, "web")
+        done = stop(engine, *everything, timeout=40)
         assert (done["evidence"]["verdict"], done["result"]["way"]) == ("yes", "graceful"), done.get("msg")
-        engine.down()
-        engine.up()
-        time.sleep(2)
-        assert set(states(engine).values()) == {"exited"}
-        assert stop(engine, *names)["changed"] is False
+        asked = [action["guest"] for action in done["evidence"]["actions"] if action["did"] == "asked"]
+        assert asked.index("shop-web") < asked.index("shop-db")
+        reboot(engine)
+        assert engine.client().containers() == []
+        assert stop(engine, *everything)["changed"] is False
+
         back = start(engine, done["result"]["former"])
         assert back["evidence"]["verdict"] == "yes", back.get("msg")
-        assert states(engine) == {"always": "running", "unless": "running", "never": "running", "ended": "exited"}
-        # The other side of the fact: with the policies put back, a plain stop would not have held.
-        api = engine.client()
-        api.stop("always", timeout=5)
+        until(engine, 9)
+        assert {name: state for name, state in states(engine).items() if not name.startswith("web.")} == ran
+        assert {name: engine.client().inspect_container(name)["HostConfig"]["RestartPolicy"] for name in ran} == policies
+        assert start(engine, done["result"]["former"])["changed"] is False
+        # The other side: with the policies back, a stop as others make it does not hold, and what has no policy stays down.
+        engine.client().stop("always", timeout=5)
+        reboot(engine)
+        now = states(engine)
+        assert (now["always"], now["unless"], now["shop-db"], now["shop-web"], now["never"], now["ended"]) == (
+            *("running",) * 4, "exited", "exited",
+        )  # fmt: skip
+
+
+def test_with_live_restore_an_engine_that_is_down_proves_nothing(folder: Path) -> None:
+    """Its containers run on. What holds them is seen by the kernel, and the engine's unit may not be stopped from under them."""
+    with running(Enduring(folder)) as engine:
+        image = engine.load()
+        ids = {make(engine, image, name, OBEYS, "always") for name in ("web", "db")}
+        answer = service_idle.ask(engine.address, "/info")
+        assert service_container_engines.live_restore(answer, None, "") == ("yes", "the engine's own answer")
+        began = {name: engine.client().inspect_container(name)["State"]["StartedAt"] for name in ("web", "db")}
+
         engine.down()
+        assert len(engine.shims()) == 2
+        rows = service_idle.processes(
+            (service_idle.service_proc.command_name(pid), service_idle.service_proc.argv_of(pid)) for pid in engine.shims()
+        )
+        assert {row["key"] for row in rows} == ids
+        told = service_container_engines.problem_of_stopping(
+            ["docker.service"], service_container_engines.running(lambda *_argv, **_more: None), "yes"
+        )
+        assert told and "live restore is on" in told and all(key[:12] in told for key in ids)
+
         engine.up()
-        time.sleep(2)
-        assert states(engine)["always"] == "running"
-        assert done["evidence"]["tools"]["live restore"] == "no"
+        assert {name: engine.client().inspect_container(name)["State"]["StartedAt"] for name in began} == began
+        done = stop(engine, "web", "db", engines={"docker": {"comes_back": ["docker.socket listens"]}})
+        assert (done["evidence"]["verdict"], done["result"]["way"]) == ("yes", "graceful"), done.get("msg")
+        told = done["result"]["engine"]
+        assert (told["live_restore"], told["comes_back"]) == ("yes", ["docker.socket listens"]) and "proves nothing" in told["means"]
+        assert engine.shims() == []
+        reboot(engine)
+        assert set(states(engine).values()) == {"exited"} and engine.shims() == []
+        assert stop(engine, "web", "db")["changed"] is False
+        back = start(engine, done["result"]["former"])
+        assert back["evidence"]["verdict"] == "yes" and set(states(engine).values()) == {"running"}, back.get("msg")
 
 
-def service(engine: Private, image: str, name: str, script: str, grace: float = 10, mode: Any = None, label: bool = True) -> str:
-    container = docker.types.ContainerSpec(
-        image, command=["/bin/sh", "-c", script], labels={"crm": "shop"}, stop_grace_period=int(grace * 1e9)
-    )
-    template = docker.types.TaskTemplate(container, networks=[{"Target": "host"}])
-    made = engine.client().create_service(
-        template, name=name, labels={"crm": "shop"} if label else {}, mode=mode or docker.types.ServiceMode("replicated", 2)
-    )
-    return str(made["ID"])
-
-
-def until(engine: Private, want: int) -> None:
-    deadline = time.monotonic() + 40
-    while True:
-        if sum(row["State"] == "running" for row in engine.client().containers()) == want:
-            return
-        assert time.monotonic() < deadline, engine.client().containers(all=True)
-        time.sleep(0.3)
+def test_an_engine_with_live_restore_is_restarted_while_its_containers_come_down(folder: Path) -> None:
+    """The request reaches them once, the engine finds them again, or finds them ended while it was away."""
+    slow = "n=0; trap 'n=$((n+1)); echo signal $n' TERM; while [ $n -eq 0 ]; do sleep 0.1; done; sleep 2; exit 5"
+    with running(Enduring(folder)) as engine:
+        image = engine.load()
+        make(engine, image, "slow", slow, "always")
+        time.sleep(0.5)
+        other = threading.Timer(0.7, lambda: (engine.down(), engine.up()))
+        other.start()
+        try:
+            done = stop(engine, "slow", timeout=30)
+        finally:
+            other.join()
+        assert done["evidence"]["verdict"] == "yes", done.get("msg")
+        assert engine.client().logs("slow") == b"signal 1\n"
+        row = done["result"]["guests"]["slow"]
+        assert row["how"] == guests.BY_ITSELF and states(engine) == {"slow": "exited"} and engine.shims() == [], row
+        assert stop(engine, "slow")["changed"] is False
 
 
 def test_services_of_a_swarm(folder: Path) -> None:
@@ -138,11 +164,6 @@ def test_services_of_a_swarm(folder: Path) -> None:
         assert done["result"]["former"]["web"]["replicas"] == 2
         assert [row for row in engine.client().containers() if "web" in row["Names"][0]] == []
         assert stop(engine, "web", "stubborn", "single")["changed"] is False
-        # The swarm's own memory is on disk: after a restart it is still none that it wants.
-        engine.down()
-        engine.up()
-        time.sleep(2)
-        assert engine.client().containers() == []
         back = start(engine, done["result"]["former"])
         assert back["evidence"]["verdict"] == "yes", back.get("msg")
         until(engine, 5)
@@ -203,6 +224,25 @@ def test_podman(folder: Path) -> None:
         back = start(engine, done["result"]["former"], held_units=held, owned=owned)
         assert back["result"]["left_to_units"] == {"unit": "shop-unit.service", "gone": "removing.service"}
         assert states(engine) == {"web": "running", "own": "running", "unit": "exited"}
+
+
+def test_what_is_killed_on_podman_stays_off(folder: Path) -> None:
+    """A kill alone would let the restart policy start it again: it was asked to stop before, and that is what Podman remembers."""
+    with running(Podman(folder)) as engine:
+        image = engine.load()
+        make(engine, image, "deaf", IGNORES, "always")
+        make(engine, image, "web", OBEYS)
+        time.sleep(0.5)
+        held = [docker_podman.RESTARTER]
+        late = stop(engine, "deaf", "web", timeout=3, held_units=held)
+        assert late["failed"] and "nothing was killed" in late["msg"] and states(engine)["web"] == "exited"
+        done = stop(engine, "deaf", "web", held_units=held, force_after=1, allowed_by="Ada")
+        assert (done["evidence"]["verdict"], done["result"]["way"], done["result"]["forced"]) == ("yes", "forced", ["deaf"]), done.get(
+            "msg"
+        )
+        time.sleep(2)
+        assert states(engine) == {"deaf": "exited", "web": "exited"}
+        assert stop(engine, "deaf", "web", held_units=held)["changed"] is False
 
 
 def test_a_pod_of_podman_is_taken_whole_or_not(folder: Path) -> None:

@@ -22,7 +22,7 @@ from typing import Any
 import docker
 import pytest
 
-from ansible_collections.sunset.crm.plugins.plugin_utils import guests
+from ansible_collections.sunset.crm.plugins.plugin_utils.guests import guests
 from tests.integration import docker_faults
 from tests.integration.private_engine import Dockerd, running
 

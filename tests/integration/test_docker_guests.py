@@ -23,11 +23,15 @@ from typing import Any
 import docker
 import docker.errors
 import pytest
+import requests.exceptions
 
-from ansible_collections.sunset.crm.plugins.plugin_utils import docker_proof, docker_verbs, guest_verbs, guests, relay
-from ansible_collections.sunset.crm.plugins.plugin_utils.account import Account
-from ansible_collections.sunset.crm.plugins.plugin_utils.docker_engine import Engine
+from ansible_collections.sunset.crm.plugins.plugin_utils import relay
+from ansible_collections.sunset.crm.plugins.plugin_utils.actions.account import Account
+from ansible_collections.sunset.crm.plugins.plugin_utils.docker import images as docker_images, proof as docker_proof, verbs as docker_verbs
+from ansible_collections.sunset.crm.plugins.plugin_utils.docker.engine import Engine
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
+from ansible_collections.sunset.crm.plugins.plugin_utils.guests import action as guest_action, guests, verbs as guest_verbs
+from ansible_collections.sunset.crm.plugins.plugin_utils.record import ledger
 from tests.lab.image import ensure_mini_image
 
 SOCKET = "/var/run/docker.sock"
@@ -39,13 +43,13 @@ NO_HANDLER_SIGNAL = "SIGUSR1"
 
 
 # Trap of facts (hypervisors, section 5 and 0) -> the test that holds it. test_every_trap_has_its_test looks that none is without.
-ENGINES, FAULTS = "test_docker_engines.py::", "test_docker_faults.py::"
+ENGINES, FAULTS, SWARM = "test_docker_engines.py::", "test_docker_faults.py::", "test_docker_swarm.py::"
 TRAPS = {
-    "docker-py 1374, 2243; compose 6214, 3834: reading times out during a long stop": "test_all_ways_of_ending_are_told_apart",
+    "docker-py 1374, 2243; compose 6214, 3834: reading times out during a long stop": "test_a_container_may_take_longer_to_end_than_any_answer_may_take",
     "compose 8784: timeout ignored": "test_what_ignores_the_signal_is_named_and_left_running",
     "PDMLab 228: stop returns early": "test_all_ways_of_ending_are_told_apart",
     "moby 12626, 11008, 38755, 33306, 25293; fact 7: a stopped container with the policy always comes back": ENGINES
-    + "test_after_an_engine_restart_everything_stays_off_and_resume_restores_exactly",
+    + "test_reboot_the_engine_after_the_shutdown_everything_stays_off_resume_everything_that_ran_runs",
     "moby 32357, 26828, 22471; storj 2300; postgres 1207; fact 8: killed at 10 s by the engine's own stop": FAULTS
     + "test_the_engine_is_restarted_in_the_middle",
     "moby 15853, 12797, 28366; nomad 736: a paused container cannot be stopped": "test_paused_and_restarting_containers",
@@ -55,6 +59,11 @@ TRAPS = {
     "commit leaves volumes out": "test_saved_containers_hold_what_the_container_wrote",
     "a saved image that nobody started": "test_a_saved_image_is_proven_by_starting_it",
     "swarm starts another task": ENGINES + "test_services_of_a_swarm",
+    "live restore: an engine that is down proves nothing": ENGINES + "test_with_live_restore_an_engine_that_is_down_proves_nothing",
+    "swarm tasks of other nodes": SWARM + "test_services_come_to_zero_on_every_node_and_back",
+    "a node that is no manager (503)": SWARM + "test_a_worker_that_is_addressed_names_its_managers",
+    "a swarm without quorum": SWARM + "test_a_manager_without_quorum_decides_nothing",
+    "a node that is lost": SWARM + "test_what_runs_on_a_node_that_is_lost_is_not_called_off",
     "global services cannot be scaled": ENGINES + "test_what_of_a_swarm_cannot_be_scaled_is_refused_by_name",
     "podman 17542: negative timeout; no change of policy; units start the container again": ENGINES + "test_podman",
     "pods": ENGINES + "test_a_pod_of_podman_is_taken_whole_or_not",
@@ -68,6 +77,15 @@ def test_every_trap_has_its_test() -> None:
     for trap, where in TRAPS.items():
         file, _sep, test = where.rpartition("::")
         assert f"def {test}(" in (here.parent / (file or here.name)).read_text(), trap
+
+
+SETTLE = guest_verbs.SETTLE
+
+
+@pytest.fixture(autouse=True)
+def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing here comes back by itself but in the one test that takes the whole time."""
+    monkeypatch.setattr(guest_verbs, "SETTLE", 0.2)
 
 
 class Stack:
@@ -117,9 +135,9 @@ class Stack:
         time.sleep(0.4)
 
     @contextlib.contextmanager
-    def engine(self, others: Iterable[str] = ()) -> Iterator[Engine]:
+    def engine(self, others: Iterable[str] = (), **opening: Any) -> Iterator[Engine]:
         far = relay.Reach(argv=lambda line: ["/bin/sh", "-c", line], direct=False, name="far")
-        with relay.Relay(far, SOCKET) as way, Engine(way.address, self.label, way=way, others=others) as engine:
+        with relay.Relay(far, SOCKET) as way, Engine(way.address, self.label, way=way, others=others, **opening) as engine:
             yield engine
 
     def stop(self, *short: str, timeout: float = 15, check: bool = False, **rest: Any) -> dict[str, Any]:
@@ -175,6 +193,7 @@ def test_containers_of_another_item_of_the_same_stack_are_left_alone(stack: Stac
 
 
 def test_all_ways_of_ending_are_told_apart(stack: Stack) -> None:
+    """[PDMLab 228] What was asked has ended when that is said."""
     stack.make("obeys", OBEYS, "always")
     stack.make("slow", SLOW, "unless-stopped")
     stack.make("own137", ANSWERS_137)
@@ -218,7 +237,24 @@ def test_all_ways_of_ending_are_told_apart(stack: Stack) -> None:
         assert (again["changed"], again["evidence"]["verdict"], again["evidence"]["actions"]) == (False, "yes", [])
 
 
+def test_a_container_may_take_longer_to_end_than_any_answer_may_take(stack: Stack) -> None:
+    """[docker-py 1374, 2243, compose 6214, 3834] The SDK's own stop waits for the end, and calls it an error when its time for an answer is over."""
+    stack.make("slow", SLOW, "always")
+    stack.settle()
+    with stack.engine(timeout=3) as engine:
+        with pytest.raises(requests.exceptions.ReadTimeout):
+            engine.api._post(engine.api._url("/containers/{0}/stop", stack.name("slow")), params={"t": 30}, timeout=engine.api.timeout)
+        stack.api.wait(stack.name("slow"), timeout=30)
+        stack.api.start(stack.name("slow"))
+        stack.settle()
+        order, memory = guest_verbs.Order(stack.names("slow"), timeout=15), guest_verbs.Memory({}, {}, stack.notes.append)
+        done = guest_verbs.stop(engine, Account("docker_guests", "container:t"), order, memory, False)
+    assert (done["evidence"]["verdict"], stack.row(done, "slow")["how"]) == ("yes", guests.BY_ITSELF), done.get("msg")
+    assert stack.row(done, "slow")["seconds"] > 5.5
+
+
 def test_what_ignores_the_signal_is_named_and_left_running(stack: Stack) -> None:
+    """[compose 8784] The time that was given is the time that it has."""
     stack.make("ignores", IGNORES, "always")
     stack.make("obeys", OBEYS)
     stack.settle()
@@ -238,6 +274,29 @@ def test_what_ignores_the_signal_is_named_and_left_running(stack: Stack) -> None
     assert forced["result"]["former"][stack.name("ignores")]["policy"]["Name"] == "always"
 
 
+def test_killed_after_the_force_the_next_run_knows_who_allowed_it(stack: Stack) -> None:
+    stack.make("ignores", IGNORES)
+    stack.settle()
+
+    class Killed(BaseException):
+        pass
+
+    def die(engine: Engine, guest: guests.Guest) -> None:
+        force(engine, guest)
+        raise Killed
+
+    force = Engine.force
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Engine, "force", die)
+        stack.stop("ignores", force_after=1.0, allowed_by="Ada")
+    book = [ledger.Entry(number, "", {"item": "container:t", "aspect": "guest", **note}) for number, note in enumerate(stack.notes)]
+    former, asked = guest_action.remembered(book, "container:t")
+    done = stack.stop("ignores", former=former, asked=asked)
+    row = stack.row(done, "ignores")
+    assert (done["changed"], row["how"], row["graceful"], done["result"]["way"]) == (False, guests.BY_FORCE, "no", "forced"), row
+    assert (done["result"]["forced"], done["result"]["force_allowed_by"]) == (stack.names("ignores"), "Ada")
+
+
 def test_a_kill_by_somebody_else_is_seen(stack: Stack) -> None:
     stack.make("ignores", IGNORES)
     stack.settle()
@@ -252,7 +311,9 @@ def test_a_kill_by_somebody_else_is_seen(stack: Stack) -> None:
     assert "somebody else" in ending.detail
 
 
-def test_paused_and_restarting_containers(stack: Stack) -> None:
+def test_paused_and_restarting_containers(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> None:
+    """[moby 15853, 12797, 28366; nomad 736] It is woken first, and one that restarts all the time ends too."""
+    monkeypatch.setattr(guest_verbs, "SETTLE", SETTLE)
     stack.make("paused", OBEYS, "unless-stopped")
     stack.make("loop", "exit 3", "always")
     stack.settle()
@@ -388,6 +449,33 @@ def test_a_container_that_does_not_come_back_is_named(stack: Stack) -> None:
     assert f"{stack.name('once')} does not run" in back["msg"]
 
 
+@pytest.mark.parametrize("again", ["runs", "ran"])
+def test_a_container_that_is_started_while_it_is_saved_is_not_called_saved(
+    stack: Stack, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, again: str
+) -> None:
+    """What was written meanwhile is in no copy, and its volumes did not rest."""
+    stack.make("db", OBEYS)
+    stack.settle()
+    stack.stop("db")
+    drop = docker_images.drop_snapshot
+
+    def meanwhile(engine: Any, reference: str) -> None:
+        drop(engine, reference)
+        stack.api.start(stack.name("db"))
+        if again == "ran":
+            stack.api.kill(stack.name("db"))
+            stack.api.wait(stack.name("db"), timeout=30)
+
+    monkeypatch.setattr(docker_images, "drop_snapshot", meanwhile)
+    done = stack.save(tmp_path / "staging", "db")
+    assert done["failed"] and f"{stack.name('db')} was started or made anew while it was saved" in done["msg"], done
+    monkeypatch.undo()
+    if again == "runs":
+        stack.stop("db")
+    done = stack.save(tmp_path / "staging", "db")
+    assert (done["changed"], done["evidence"]["verdict"]) == (True, "yes"), done.get("msg")
+
+
 def test_saved_containers_hold_what_the_container_wrote(stack: Stack, tmp_path: Path) -> None:
     stack.make(
         "db", "echo kept >/data/own-layer; " + OBEYS, labels={"note": 'it\'s "quoted"'}, binds={f"ste-{stack.mark}": {"bind": "/vol"}}
@@ -479,7 +567,7 @@ def test_killed_in_the_middle_of_a_proof_leaves_nothing_after_the_next_run(stack
     with pytest.MonkeyPatch.context() as patch:
         # What a killed controller does not do either: clean up.
         patch.setattr(docker_proof, "_remove", lambda *_all: None)
-        patch.setattr(Engine, "drop_snapshot", lambda *_all: None)
+        patch.setattr(docker_images, "drop_snapshot", lambda *_all: None)
         patch.setattr(docker_proof, "judged", die)
         with pytest.raises(Killed):
             stack.save(tmp_path / "s", "db", prove=True)
@@ -503,9 +591,9 @@ def test_killed_between_commit_and_save(stack: Stack, tmp_path: Path) -> None:
     stack.settle()
     stack.stop("db")
     with stack.engine() as engine:
-        reference, made = engine.snapshot(engine.inspects()[0], "container:t")
+        reference, made = docker_images.snapshot(engine, engine.inspects()[0], "container:t")
         assert made
-        assert engine.snapshot(engine.inspects()[0], "container:t") == (reference, False)
+        assert docker_images.snapshot(engine, engine.inspects()[0], "container:t") == (reference, False)
     done = stack.save(tmp_path / "s", "db")
     assert "found the commit of an earlier run" in [action["did"] for action in done["evidence"]["actions"]]
     assert stack.api.images(name=reference) == []

@@ -20,7 +20,8 @@ from typing import Any
 import pytest
 import yaml
 
-from ansible_collections.sunset.crm.plugins.plugin_utils import ledger, signatures
+from ansible_collections.sunset.crm.plugins.plugin_utils.people import signatures
+from ansible_collections.sunset.crm.plugins.plugin_utils.record import ledger
 from tests.integration.test_gating import FILES, TOP, Gate
 from tests.unit import builders
 

@@ -24,8 +24,9 @@ import pytest
 import yaml
 
 from ansible_collections.sunset.crm.plugins.module_utils._recorded import make_receipt
-from ansible_collections.sunset.crm.plugins.plugin_utils import ledger, signatures
-from ansible_collections.sunset.crm.plugins.plugin_utils.estate import Estate
+from ansible_collections.sunset.crm.plugins.plugin_utils.people import signatures
+from ansible_collections.sunset.crm.plugins.plugin_utils.record import ledger
+from ansible_collections.sunset.crm.plugins.plugin_utils.record.estate import Estate
 from tests.unit import builders
 
 TOP = Path(__file__).parents[2]
@@ -98,7 +99,7 @@ class Gate:
 
     def start(self, *arguments: str, program: str = "ansible-playbook") -> subprocess.Popen[str]:
         # The made-up vault runs as root, which a probe of it would rightly refuse.
-        probed = json.dumps({"sunset_vault_seen": {"vault": {"uid": 906, "problems": []}}})
+        probed = json.dumps({"sunset_vault_seen": {"vault": {"uid": 906, "problems": [], "disks": []}}})
         line = [str(Path(sys.executable).with_name(program)), "-i", str(self.inventory), "-e", probed, *arguments]
         return subprocess.Popen(
             line, cwd=TOP, env=self.environment(), stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, start_new_session=True

@@ -17,8 +17,8 @@ from typing import Any
 import pytest
 
 from ansible_collections.sunset.crm.plugins.action import host_boot
-from ansible_collections.sunset.crm.plugins.plugin_utils import witness
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
+from ansible_collections.sunset.crm.plugins.plugin_utils.power import witness
 from tests.integration import controller_stand as stand
 from tests.integration.redfish_fake import SYSTEM, Bmc, certificates
 
@@ -47,8 +47,7 @@ def play(state: str, seen: Any, check: bool = False, **options: Any) -> dict[str
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     made = tmp_path_factory.mktemp("boot")
-    (made / "credentials").write_text(f"username: {stand.USER}\npassword: {stand.PASSWORD}\n")
-    (made / "credentials").chmod(0o600)
+    stand.credentials(made)
     return made
 
 
@@ -150,8 +149,8 @@ def test_the_controller_of_nobody_knows_which_machine_is_refused(bmc: Bmc, seen:
     [
         ({}, "the way None"),
         ({"way": "usb"}, "the way 'usb'"),
-        ({"way": "media"}, "needs image"),
-        ({"way": "media", "image": "/srv/x.iso"}, "needs image"),
+        ({"way": "media"}, "needs one of image"),
+        ({"way": "media", "image": "/srv/x.iso"}, "begins with http:// or https://"),
         ({"way": "pxe", "else": 1}, "does not know else"),
     ],
 )

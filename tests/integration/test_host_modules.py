@@ -437,13 +437,13 @@ def declared() -> list[dict[str, Any]]:
         },
         {
             "kind": "database", "name": "crm", "engine": "postgresql", "database": "crm", "port": 5432,
-            "unit": "postgresql@15-main.service", "data": "/var/lib/postgresql",
+            "unit": "postgresql@15-main.service", "data": "/var/lib/postgresql", "staging": "/var/lib/postgresql/staging",
         },
         {
             "kind": "database", "name": "old", "engine": "mariadb", "database": "old", "port": 3306,
             "unit": "mariadb.service", "data": "/var/lib/mysql",
         },
-        {"kind": "filestore", "name": "files", "path": "/srv/crm"},
+        {"kind": "filestore", "name": "files", "path": "/srv/crm", "staging": "/srv"},
     ]  # fmt: skip
 
 
@@ -465,6 +465,9 @@ def test_survey(host: HostContainer, postgresql: None, mariadb: None) -> None:
         "database:mariadb/3306/other",
         "cron:/etc/cron.d/stranger",
     }
+    staging = survey["staging"]
+    assert sorted(staging) == ["database:crm", "filestore:files"] and staging["database:crm"]["problem"] == ""
+    assert "staging /srv is open to others (mode 0755) and holds" in staging["filestore:files"]["problem"]
     assert before == host.snapshot("/etc", "/srv", "/root")
     # frozen and closed it is still the same estate
     host.module("scheduler_state", item=ITEM, **SCHEDULER)
@@ -491,7 +494,7 @@ def test_survey_finds_what_is_not_declared(host: HostContainer, postgresql: None
         "cron:/etc/cron.d/crm",
         "cron:timer/crm-digest.timer",
         "cron:/var/spool/cron/crontabs/nobody",
-        "service:lxd",
+        "engine:lxd",
     }
     host.shell("rm -r /var/lib/lxd /var/spool/cron/crontabs/nobody")
 

@@ -40,7 +40,7 @@ ACTION = """
 import json
 from ansible_collections.sunset.crm.plugins.action.{name} import ActionModule as Real
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
-from ansible_collections.sunset.crm.plugins.plugin_utils.recording import plain
+from ansible_collections.sunset.crm.plugins.plugin_utils.actions.recording import plain
 
 class ActionModule(Real):
     name = "{name}"

@@ -18,8 +18,8 @@ from typing import Any
 import pytest
 import yaml
 
-from ansible_collections.sunset.crm.plugins.plugin_utils import ledger
-from ansible_collections.sunset.crm.plugins.plugin_utils.estate import Estate
+from ansible_collections.sunset.crm.plugins.plugin_utils.record import ledger
+from ansible_collections.sunset.crm.plugins.plugin_utils.record.estate import Estate
 from tests.integration.libvirt_world import OBEYS, World, slow, wait
 from tests.unit import builders
 
@@ -68,7 +68,7 @@ class Flow:
         opening = {"import_playbook": str(TOP / "playbooks/internal/open.yml"), "vars": {"sunset_phase": phase}}
         book = self.folder / "book.yml"
         book.write_text(yaml.safe_dump([opening, *plays], sort_keys=False))
-        probed = json.dumps({"sunset_vault_seen": {"vault": {"uid": 906, "problems": []}}})
+        probed = json.dumps({"sunset_vault_seen": {"vault": {"uid": 906, "problems": [], "disks": []}}})
         environment = {
             **os.environ,
             "ANSIBLE_CONFIG": str(TOP / "ansible.cfg"),
@@ -120,6 +120,7 @@ def flow() -> Iterator[Flow]:
 
 
 def test_a_run_that_is_killed_and_the_same_again_and_back(flow: Flow) -> None:
+    """[Fact 10] Real guests, in software."""
     code, out = flow.run("shutdown", GUESTS, options=("--check",))
     assert code == 0, out
     assert (flow.world.state("flow-b")[0], flow.kinds("intent")) == (1, [])
@@ -147,8 +148,8 @@ def test_a_run_that_is_killed_and_the_same_again_and_back(flow: Flow) -> None:
     code, out = flow.run("shutdown", GUESTS)
     assert (code, "changed=0" in out) == (0, True), out
 
-    # The hypervisor's daemon comes back: everything stays off.
-    flow.world.restart()
+    # The hypervisor is rebooted: everything stays off.
+    flow.world.reboot()
     assert [flow.world.state(name)[0] for name in ("flow-a", "flow-b", "flow-off")] == [5, 5, 5]
 
     code, out = flow.run("resume", BACK)
@@ -157,6 +158,11 @@ def test_a_run_that_is_killed_and_the_same_again_and_back(flow: Flow) -> None:
     assert flow.world.domain("flow-a", lambda one: one.autostart()) == 1
     code, out = flow.run("resume", BACK)
     assert (code, "changed=0" in out) == (0, True), out
+
+    # The other side: with its autostart put back, the one guest comes back with the hypervisor.
+    flow.world.reboot()
+    wait(lambda: flow.world.state("flow-a")[0] == 1, 30, "flow-a comes back")
+    assert [flow.world.state(name)[0] for name in ("flow-b", "flow-off")] == [5, 5]
 
 
 def test_the_survey_asks_the_hypervisor_and_names_what_nobody_planned(flow: Flow) -> None:

@@ -20,8 +20,8 @@ from typing import Any
 import libvirt
 import pytest
 
-from ansible_collections.sunset.crm.plugins.plugin_utils import guest_verbs, guests
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
+from ansible_collections.sunset.crm.plugins.plugin_utils.guests import guests, verbs as guest_verbs
 from tests.integration.libvirt_world import IGNORES, OBEYS, World, account, slow, wait
 
 
@@ -169,8 +169,10 @@ def test_a_kept_definition_that_was_altered_starts_nothing(world: World) -> None
     world.define("altered", transient=True)
     former = world.stop("altered")["result"]["former"]
     Path(former["altered"]["kept"]["path"]).write_text("<domain/>")
-    with pytest.raises(Refusal, match="is not there or another one; take it from the package"):
-        world.start(former)
+    back = world.start(former)
+    assert back["failed"] and "is not there or another one; take it from the package" in back["msg"], back.get("msg")
+    with world.admin() as connection:
+        assert "altered" not in {guest.name() for guest in connection.listAllDomains(0)}
 
 
 def test_a_guest_whose_end_is_a_restart_ends_all_the_same_and_gets_that_back(world: World) -> None:
@@ -198,6 +200,27 @@ def test_a_guest_that_comes_back_is_seen(world: World) -> None:
     thread.join()
     assert (done["failed"], done["evidence"]["verdict"], ends(done)["back"][0]) == (True, "no", guests.STILL_ON)
     assert "it was off and is on again: something starts it" in done["msg"]
+
+
+def test_a_guest_that_libvirt_has_lost_sight_of_and_that_runs_is_not_off(world: World) -> None:
+    """Its note in /run was cleared away while the daemon was down: libvirt says shut off, and QEMU runs on."""
+    key = world.define("crm")
+    pid = world.process("crm")
+    try:
+        world.down()
+        for note in (world.folder / "run/qemu").glob("crm*"):
+            note.unlink()
+        world.up()
+        assert world.state("crm")[0] == libvirt.VIR_DOMAIN_SHUTOFF and Path(f"/proc/{pid}").exists()
+        with pytest.raises(Refusal, match=f"crm: it is called shut off, .*pid {pid}.*Nothing was changed"):
+            world.stop("crm")
+        # Nor is it started a second time on the same disk.
+        back = world.start({"crm": {"id": key, "power": "on", "autostart": False, "persistent": True}})
+        assert back["failed"] and f"pid {pid}" in back["msg"] and world.state("crm")[0] == libvirt.VIR_DOMAIN_SHUTOFF
+    finally:
+        os.kill(pid, signal.SIGKILL)
+    wait(lambda: not Path(f"/proc/{pid}/cmdline").exists() or not Path(f"/proc/{pid}/cmdline").read_bytes(), 20, "it ends")
+    assert world.stop("crm")["evidence"]["verdict"] == "yes"
 
 
 def test_a_managed_save_is_off_but_no_graceful_end_and_no_snapshot_or_copy_is_taken_of_it(world: World) -> None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -31,7 +32,7 @@ ssh-keygen -A >/dev/null; systemctl start ssh
 cat >/etc/redis/extra.conf <<'C'
 requirepass "{SECRET}"
 C
-printf 'include /etc/redis/extra.conf\\nunixsocket /run/redis.sock\\nenable-debug-command yes\\n' >>/etc/redis/redis.conf
+printf 'include /etc/redis/extra.conf\\ndatabases 64\\nunixsocket /run/redis.sock\\nenable-debug-command yes\\n' >>/etc/redis/redis.conf
 mkdir -p /etc/systemd/system/redis-server.service.d
 printf '[Service]\\nPrivateUsers=no\\nPrivateDevices=no\\n' >/etc/systemd/system/redis-server.service.d/test.conf
 systemctl daemon-reload
@@ -103,7 +104,7 @@ def _fresh(world: Vault) -> None:
 
 
 def jobs(world: Vault) -> list[str]:
-    return world.shell("pgrep -f '[f]rame.py .*_dump_job.py' || true").split()
+    return world.shell("pgrep -f '[f]rame.py .*_copy_job.py' || true").split()
 
 
 def dump(world: Vault, options: dict[str, Any], check: bool = False, **more: Any) -> dict[str, Any]:
@@ -147,7 +148,7 @@ def test_no_password_in_a_process_or_a_file(world: Vault) -> None:
         "cat /proc/[0-9]*/cmdline /proc/[0-9]*/environ 2>/dev/null | tr '\\0' '\\n' || true; find /srv/queue/.staging -path '*/job-*' -type f -exec cat {} + 2>/dev/null | LC_ALL=C tr -cd '[:print:]' || true"
     )
     process.communicate(timeout=120)
-    assert "_dump_job.py" in seen
+    assert "_copy_job.py" in seen
     assert seen.count(SECRET) == 0, "the password was seen"
     assert world.shell(f"zstd -qdc /srv/queue/.staging/*/*/*.zst | grep -c '{SECRET}' || true").strip() == "0"
 
@@ -308,6 +309,18 @@ def test_prove_four_times(world: Vault, package: dict[str, Any], options: dict[s
     assert plain(world) == ""
 
 
+def test_keys_behind_the_sixteenth_database(world: Vault, package: dict[str, Any]) -> None:
+    """A new server has sixteen; the throw-away one has as many as the source used."""
+    cli(world, "-n", "40", "SET", "far", "away")
+    try:
+        proof = pulled(world, package, REDIS)
+        keys = sum(int(found) for found in re.findall(r"keys=(\d+)", cli(world, "INFO", "keyspace")))
+    finally:
+        cli(world, "-n", "40", "DEL", "far")
+    result = world.vault("vault_prove", **proof)["result"]
+    assert (result["verdict"], result["rows"]) == ("equal", keys) and proof["source"]["databases"] == 41
+
+
 def forged(world: Vault, options: dict[str, Any], program: str) -> None:
     """Change the staged dump and write its record anew: as if the dump had been wrong from the start."""
     world.run("python3", "-c", FORGE, options["staging"], stdin=program)
@@ -367,3 +380,67 @@ def test_a_newer_dump_format_is_unknown_by_name(world: Vault, package: dict[str,
     with pytest.raises(Failed, match="dump format 99; this vault's 7.* reads up to") as caught:
         world.vault("vault_prove", again=True, **proof)
     assert caught.value.answer["evidence"]["verdict"] == "unknown"
+
+
+README_TOOLS = r"""
+mkdir -p /srv/vault/bin /srv/vault/out/redis
+printf '#!/bin/sh\nexec /usr/bin/redis-cli -s /srv/vault/out/redis/s "$@"\n' >/srv/vault/bin/redis-cli
+printf '#!/bin/sh\nexec python3 -c "import sqlite3, sys; print(sqlite3.connect(sys.argv[1]).execute(sys.argv[2]).fetchone()[0])" "$@"\n' >/srv/vault/bin/sqlite3
+printf '#!/bin/sh\nmkdir -p "$4" && exec python3 -m zipfile -e "$2" "$4"\n' >/srv/vault/bin/unzip
+chmod 755 /srv/vault/bin/*
+export PATH=/srv/vault/bin:$PATH
+redis-server --port 0 --unixsocket /srv/vault/out/redis/s --dir /srv/vault/out/redis --save "" --daemonize yes >/dev/null
+i=0; until redis-cli ping 2>/dev/null | grep -q PONG; do i=$((i + 1)); [ $i -lt 100 ] || exit 1; sleep 0.1; done
+"""
+
+
+def test_the_readme_opens_them(world: Vault, tmp_path: Path) -> None:
+    """Every command of the sealed package's README.txt, as it stands, in its order: what was put in comes out by the engines' own tools."""
+    mine = tmp_path / "alice.age"
+    subprocess.run(["age-keygen", "-o", mine], check=True, capture_output=True)
+    made = subprocess.run(["age-keygen", "-y", mine], check=True, capture_output=True, text=True)
+    opening = {"item": "host:h9", "state": "open", "custodians": [{"name": "alice", "recipient": made.stdout.strip()}]}
+    found = world.vault("vault_package", **opening, **base("h9"))
+    world.module(
+        "vault_access",
+        item="host:h9",
+        public_key=found["result"]["pull_public_key"],
+        directories=["/srv/crm/.staging", "/srv/queue/.staging"],
+    )
+    key = world.read("/etc/ssh/ssh_host_ed25519_key.pub").strip()
+    for options in (LITE, REDIS):
+        dumped = dump(world, options)["result"]
+        common = {"item": options["item"], "artefacts": dumped["artefacts"], **base("h9")}
+        world.vault("vault_pull", source={"address": "127.0.0.1", "port": 22, "user": "root", "host_key": key}, **common)
+        world.vault("vault_prove", proof=options["engine"], source=dumped["source"], **common)
+    world.vault("vault_package", item="host:h9", state="sealed", retention={"class": "books"}, **base("h9"))
+    bag = f"{ROOT}/lab/h9"
+    subprocess.run(["docker", "cp", mine, f"{world.name}:/srv/vault/alice.age"], check=True, capture_output=True)
+    world.shell("chown vault /srv/vault/alice.age; rm -rf /srv/vault/out; install -d -o vault -m 0700 /srv/vault/out")
+    script = [line[4:] for line in world.read(f"{bag}/README.txt").splitlines() if line.startswith("    ")]
+    places = {"PACKAGE": bag, "KEYS": f"{ROOT}/lab/keys", "CUSTODIAN": "alice", "IDENTITY": "/srv/vault/alice.age", "OUT": "/srv/vault/out"}
+    # Signed by nobody here: the package of this test was sealed without a control node.
+    lines = [line for line in script if line.split("=")[0] not in places and not line.startswith("ssh-keygen")]
+    text = "\n".join([README_TOOLS, *(f"{name}={value}" for name, value in places.items()), *lines])
+    argv = ["docker", "exec", "-i", "-u", "vault", world.name, "sh", "-euc", text]
+    try:
+        done = subprocess.run(argv, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, done.stdout[-2000:] + done.stderr[-2000:]
+        assert "\nok\n" in "\n" + done.stdout and "keys=50" in done.stdout, done.stdout[-1500:]
+
+        def ask(*words: str) -> str:
+            return world.run("redis-cli", "-s", "/srv/vault/out/redis/s", *words)
+
+        assert ask("LRANGE", "queue:mail", "0", "-1") == cli(world, "LRANGE", "queue:mail", "0", "-1") and MARKER in ask(
+            "LINDEX", "queue:mail", "0"
+        )
+        odd = ("--no-raw", "LRANGE", "queue: odd\nname", "0", "-1")
+        assert ask(*odd) == cli(world, *odd) and "xff" in ask(*odd)
+        assert ask("XINFO", "GROUPS", "jobs") == cli(world, "XINFO", "GROUPS", "jobs")
+        assert abs(int(ask("PEXPIRETIME", "number")) - int(cli(world, "PEXPIRETIME", "number"))) < 2
+        members = sorted(ask("-n", "3", "SMEMBERS", "tags").split())
+        assert members == sorted(cli(world, "-n", "3", "SMEMBERS", "tags").split()) and set(members) >= {"one", "three", "two"}
+        count = "import glob, sqlite3; print(sqlite3.connect(glob.glob('/srv/vault/out/database-monica/*.sqlite3')[0]).execute('SELECT count(*) FROM contact').fetchone()[0])"
+        assert world.run("python3", "-c", count).strip() == "3000"
+    finally:
+        world.shell("pkill -u vault redis-server; sleep 0.3; rm -rf /srv/vault/out /srv/vault/bin /srv/vault/alice.age", check=False)

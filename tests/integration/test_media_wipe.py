@@ -18,10 +18,18 @@ from typing import Any
 import pytest
 
 from ansible_collections.sunset.crm.plugins.module_utils._recorded import make_receipt
-from ansible_collections.sunset.crm.plugins.plugin_utils import certificate, signatures
-from tests.integration.loop_media import KEY, MARKER, MIB, Medium, job_folder, stock_tools_say_wiped
-from tests.integration.loop_media import a_medium as _medium  # noqa: F401
-from tests.integration.loop_media import call_wipe as _wipe  # noqa: F401
+from ansible_collections.sunset.crm.plugins.plugin_utils.certificates import certificate
+from ansible_collections.sunset.crm.plugins.plugin_utils.people import signatures
+from tests.integration.loop_media import (
+    KEY,
+    MARKER,
+    MIB,
+    Medium,
+    a_medium as _medium,  # noqa: F401
+    call_wipe as _wipe,  # noqa: F401
+    job_folder,
+    stock_tools_say_wiped,
+)
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="loop devices need root")
 
@@ -94,9 +102,25 @@ def test_a_second_call_attaches_to_the_running_job(medium: Medium, wipe: Any, tm
     assert stock_tools_say_wiped(medium)
 
 
+def test_a_job_of_an_earlier_plan_is_not_taken_for_what_is_asked_for_now(medium: Medium, wipe: Any, tmp_path: Path) -> None:
+    """It is attached to, since nothing else may write there; what it did is less than, or another device than, what the plan now names."""
+    for change, word in (
+        ({"verify": "full"}, "asked for overwrite-keyed, verify full"),
+        ({"identity": {"serial": "x", "size": 1}}, "serial: "),
+    ):
+        wipe(rate=4 * MIB, wait=0, verify="sample")
+        wait_for(tmp_path, 10)
+        joined = wipe(**{"verify": "sample", **change})
+        assert joined["failed"] and joined["evidence"]["verdict"] == "no" and word in joined["msg"], joined["msg"]
+        with open(medium.device, "r+b", buffering=0) as stream:
+            stream.write(MARKER * 200)
+            os.fsync(stream.fileno())
+    assert wipe()["result"]["verification"]["mode"] == "full"
+
+
 def test_abort_stops_on_record_and_the_next_call_goes_on(medium: Medium, wipe: Any, tmp_path: Path) -> None:
-    wipe(rate=4 * MIB, wait=0)
-    wait_for(tmp_path, 20)
+    wipe(rate=MIB, wait=0)
+    wait_for(tmp_path, 10)
     (job_folder(tmp_path) / "abort").touch()
     stopped = wipe()
     assert stopped["failed"] and "was stopped" in stopped["msg"] and stopped["evidence"]["verdict"] == "no"

@@ -15,8 +15,10 @@ import pytest
 from ansible.errors import AnsibleConnectionFailure
 
 from ansible_collections.sunset.crm.plugins.action import host_power
-from ansible_collections.sunset.crm.plugins.plugin_utils import witness
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
+from ansible_collections.sunset.crm.plugins.plugin_utils.power import witness
+from ansible_collections.sunset.crm.plugins.plugin_utils.record import ledger
+from ansible_collections.sunset.crm.plugins.plugin_utils.record.estate import Estate
 from tests.integration import controller_stand as stand
 from tests.integration.redfish_fake import RESET, Bmc, certificates
 
@@ -81,10 +83,7 @@ def host(tls: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
 
 @pytest.fixture
 def seen(host: Host, tls: dict[str, str], tmp_path: Path) -> dict[str, Any]:
-    path = tmp_path / "credentials"
-    path.write_text(f"username: {stand.USER}\npassword: {stand.PASSWORD}\n")
-    path.chmod(0o600)
-    return {"kind": "redfish", "address": host.bmc.address, "credentials": str(path), "ca_file": tls["ca"], "timeout": 3}
+    return {"kind": "redfish", "address": host.bmc.address, "credentials": stand.credentials(tmp_path), "ca_file": tls["ca"], "timeout": 3}
 
 
 def told(done: dict[str, Any]) -> list[str]:
@@ -172,6 +171,26 @@ def test_a_host_that_restarts_is_off_for_a_moment_only(host: Host, seen: dict[st
     assert "host:h is on" in done["msg"]
 
 
+def test_a_host_that_restarts_when_it_is_looked_at_first_is_not_already_off(
+    host: Host, seen: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An earlier run was killed after it had asked, and the host restarts: the first look falls into the moment in which it is off."""
+    look = witness.Watch.look
+
+    def once(self: witness.Watch, wanted: str = "") -> dict[str, Any]:
+        reading = look(self, wanted)
+        if not host.asked:
+            host.bmc.machine.state = "On"
+        return reading
+
+    monkeypatch.setattr(witness.Watch, "look", once)
+    host.bmc.machine.state = "Off"
+    assert host.play(witness=seen, check=True)["changed"] is True
+    host.bmc.machine.state = "Off"
+    done = host.play(witness=seen)
+    assert (done["changed"], host.asked, done["result"]["how"]) == (True, 1, "after a graceful request"), done.get("msg")
+
+
 # --- force ---
 
 
@@ -230,7 +249,7 @@ def test_nothing_is_forced_on_a_controller_of_which_nobody_knows_whose_it_is(hos
     assert "nothing shows that the controller is that of this host" in done["msg"]
     assert host.asked == 0
     assert host.play(witness={**seen, "serial": "SER-1"}, force_after=1, force_allowed_by="alice")["evidence"]["verdict"] == "yes"
-    silence = {"kind": "silence", "address": "127.0.0.1", "ports": [1]}
+    silence = {"kind": "silence", "address": "127.0.0.1", "ports": [1], "reference": "127.0.0.1"}
     host.bmc.machine.state = "On"
     assert "no management controller that could" in host.play(witness=silence, force_after=1, force_allowed_by="alice")["msg"]
 
@@ -244,6 +263,60 @@ def test_the_controller_of_another_machine_is_refused(host: Host, seen: dict[str
     host.uuid = "44332211-2211-3322-4444-555555555555"
     host.bmc.uuid = "11223344-1122-2233-4444-555555555555"
     assert host.play(witness=seen)["evidence"]["verdict"] == "yes"
+
+
+def test_a_host_that_goes_down_already_is_cut_off_by_its_own_controller_alone(host: Host, seen: dict[str, Any]) -> None:
+    """Killed after the request: the second run must know whose controller it is as well as the first."""
+    host.obeys, host.reachable, host.bmc.machine.state = False, False, "PoweringOff"
+    force = {"force_after": 0.3, "force_allowed_by": "alice", "timeout": 2}
+    done = host.play(witness=seen, **force)
+    assert (done["failed"], host.bmc.posts()) == (True, [])
+    assert "It was not cut off: nothing shows that the controller is that of this host" in done["msg"]
+    assert "another machine" in host.play(witness=seen, board={"uuid": UUID.replace("5", "6")}, **force)["msg"]
+    done = host.play(witness=seen, board={"uuid": UUID}, **force)
+    assert (done["evidence"]["verdict"], host.bmc.posts()) == ("yes", ["ForceOff"]), done.get("msg")
+
+
+def test_the_controller_of_a_machine_that_is_off_is_no_proof_that_this_one_is(host: Host, seen: dict[str, Any]) -> None:
+    """A wrong address in the inventory: the controller of a machine that was retired long ago."""
+    host.bmc.machine.state = "Off"
+    done = host.play(witness=seen, board={"uuid": UUID.replace("5", "6")})
+    assert done["failed"] and "It is the controller of another machine; nothing was changed" in done["msg"]
+    assert host.play(witness=seen, board={"uuid": UUID})["result"]["how"] == "already off"
+
+
+def test_a_host_that_is_off_for_its_witness_and_answers_is_not_off(
+    host: Host, seen: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(host, "_identity", lambda: {"machine_id": MACHINE, "boot_id": "boot-1"})
+    host.bmc.machine.state = "Off"
+    for check in (True, False):
+        done = host.play(witness=seen, check=check)
+        assert done["failed"] and "off, says its witness (redfish), and answers through its connection" in done["msg"]
+    # Another machine that has its address by now says nothing about it.
+    monkeypatch.setattr(host, "_identity", lambda: {"machine_id": "f" * 32, "boot_id": "boot-1"})
+    assert host.play(witness=seen)["result"]["how"] == "already off"
+
+
+def test_a_host_that_was_asked_and_not_seen_to_go_off_is_tried_before_a_witness_is_believed(
+    host: Host, seen: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It did not go off; then its witness was corrected, to the wrong machine."""
+    book = Estate.at(str(host.folder / "estate")).ledger_file
+    head = {"item": "host:h", "aspect": "power", "value": "off"}
+    ledger.append(book, {"kind": "intent", **head, "former": {}})
+    ledger.append(book, {"kind": "outcome", **head, "status": "failed", "evidence": {"actions": [{"did": "asked to power off"}]}})
+    monkeypatch.setattr(host, "_identity", lambda: {"machine_id": MACHINE, "boot_id": "boot-1"})
+    host.bmc.machine.state = "Off"
+    assert "answers through its connection: the witness looks at another machine" in host.play(witness=seen)["msg"]
+    # One that was seen to go off is not waited for again and again.
+    ledger.append(book, {"kind": "outcome", **head, "status": "done", "evidence": {"actions": []}})
+    assert host.play(witness=seen)["result"]["how"] == "already off"
+
+
+def test_silence_without_a_reference_is_no_witness_of_an_end(host: Host) -> None:
+    done = host.play(witness={"kind": "silence", "address": "192.0.2.77", "seconds": 1})
+    assert "its only witness is silence, and it has no reference" in done["msg"] and host.asked == 0
 
 
 # --- a host that does not answer ---

@@ -7,41 +7,18 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ansible_collections.sunset.crm.plugins.plugin_utils import guest_verbs, proxmox_api, proxmox_cluster, proxmox_set
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
-from ansible_collections.sunset.crm.plugins.plugin_utils.guests import ALREADY_OFF, BY_ITSELF, UNKNOWN, bring_down, endings
-from ansible_collections.sunset.crm.plugins.plugin_utils.proxmox_api import fingerprint_of
+from ansible_collections.sunset.crm.plugins.plugin_utils.guests.guests import ALREADY_OFF, BY_ITSELF, UNKNOWN, bring_down, endings
+from ansible_collections.sunset.crm.plugins.plugin_utils.proxmox import set as proxmox_set
+from ansible_collections.sunset.crm.plugins.plugin_utils.proxmox.api import fingerprint_of
 from tests.integration import pve_fake
 from tests.integration.pve_acts import NAMES, QUICK, Ledger, asked, cluster, ends, start, stop, three
 
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guest_verbs, "SETTLE", 0.0)
-    monkeypatch.setattr(proxmox_cluster, "RETRY", 0.3)
-    monkeypatch.setattr(proxmox_cluster, "BACKSTOP", 3.0)
-    monkeypatch.setattr(proxmox_api, "PAUSE", 0.1)
-
-
-@pytest.fixture(params=["fake", "real"])
-def both(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[pve_fake.Serving]:
-    """The simulator's own answers, and those of the real thing where they differ."""
-    with pve_fake.serving(tmp_path, answers=request.param) as one:
-        one.grant()
-        yield one
-
-
-@pytest.fixture
-def real(tmp_path: Path) -> Iterator[pve_fake.Serving]:
-    with pve_fake.serving(tmp_path, answers="real") as one:
-        one.grant()
-        yield one
+pytestmark = pytest.mark.usefixtures("quick_cluster")
 
 
 # --- faults ---------------------------------------------------------------------------------------------------------------
@@ -58,6 +35,7 @@ def test_cut_after_the_request_was_taken_there_is_one_shutdown(both: pve_fake.Se
 
 
 def test_community_160_polls_that_fail_are_not_the_end(real: pve_fake.Serving) -> None:
+    """[community.proxmox 160, 218, 253] A poll that fails is a poll that fails."""
     three(real)[0].shutdown_secs = 30
     real.pve.cut = {("GET", ":/status"): 4, ("GET", "/status/current"): 3, ("GET", "/tasks"): 3, ("GET", "/log"): 2}
     done = stop(real, NAMES)
@@ -218,7 +196,7 @@ def test_an_end_that_no_task_tells_of_is_unknown(real: pve_fake.Serving) -> None
 
 
 def test_the_survey_names_the_set_and_every_stranger(real: pve_fake.Serving) -> None:
-    from ansible_collections.sunset.crm.plugins.plugin_utils import guest_reading
+    from ansible_collections.sunset.crm.plugins.plugin_utils.guests import reading as guest_reading
 
     three(real)
     real.pve.add_vm(300, "wiki", node="pve3")
@@ -229,4 +207,5 @@ def test_the_survey_names_the_set_and_every_stranger(real: pve_fake.Serving) -> 
     assert seen["guest:crm"]["identity"]["uuids"] == {"100": "8c1d6d1e-0001"}
     assert seen["guest:crm"]["identity"]["hypervisor"] == {"cluster": "fakecluster", "nodes": ["pve1", "pve2", "pve3"]}
     assert [finding["id"] for finding in findings] == ["guest:wiki"]
+    assert {one["source"] for one in seen["guest:crm"]["disks"]} == {"pve:local-lvm:vm-100-disk-0", "pve:local-lvm:vm-200-disk-0"}
     assert not [one for one in real.pve.seen if one[0] != "GET"] and proxmox_set.STALE_LOOKS > 1

@@ -11,43 +11,23 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from ansible_collections.sunset.crm.plugins.plugin_utils import guest_verbs, proxmox_api, proxmox_cluster
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
-from ansible_collections.sunset.crm.plugins.plugin_utils.guests import ALREADY_OFF, BY_FORCE, BY_ITSELF, bring_down, endings
+from ansible_collections.sunset.crm.plugins.plugin_utils.guests import verbs as guest_verbs
+from ansible_collections.sunset.crm.plugins.plugin_utils.guests.guests import ALREADY_OFF, BY_FORCE, BY_ITSELF, bring_down, endings
+from ansible_collections.sunset.crm.plugins.plugin_utils.proxmox import cluster as proxmox_cluster
 from tests.integration import pve_fake, pve_schema
 from tests.integration.pve_acts import NAMES, QUICK, Ledger, asked, cluster, ends, start, stop, three
 
-
-@pytest.fixture(autouse=True)
-def _quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(guest_verbs, "SETTLE", 0.0)
-    monkeypatch.setattr(proxmox_cluster, "RETRY", 0.3)
-    monkeypatch.setattr(proxmox_cluster, "BACKSTOP", 3.0)
-    monkeypatch.setattr(proxmox_api, "PAUSE", 0.1)
-
-
-@pytest.fixture(params=["fake", "real"])
-def both(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[pve_fake.Serving]:
-    """The simulator's own answers, and those of the real thing where they differ."""
-    with pve_fake.serving(tmp_path, answers=request.param) as one:
-        one.grant()
-        yield one
-
-
-@pytest.fixture
-def real(tmp_path: Path) -> Iterator[pve_fake.Serving]:
-    with pve_fake.serving(tmp_path, answers="real") as one:
-        one.grant()
-        yield one
+pytestmark = pytest.mark.usefixtures("quick_cluster")
 
 
 def test_check_real_check_real_and_back(both: pve_fake.Serving) -> None:
+    """[Fact 10] A cluster that nobody had to install."""
     db, app, web = three(both)
     ledger = Ledger()
     first = stop(both, NAMES, ledger, check=True)
@@ -118,7 +98,7 @@ def test_every_request_is_one_that_this_version_knows(version: str, tmp_path: Pa
 
 
 def test_fact_1_hastop_ok_is_only_a_request(real: pve_fake.Serving) -> None:
-    """Telmate #145, community.proxmox at 4a7ebd9: the task is OK and the guest runs. Here HA takes the guest after the look at it."""
+    """[community.proxmox proxmox_kvm HEAD] Telmate #145, community.proxmox at 4a7ebd9: the task is OK and the guest runs. Here HA takes the guest after the look at it."""
     vm = real.pve.add_vm(100, "crm-db", status="running")
     real.pve.ha_delay = 40  # 0.8 s after the task of the request is OK
     with cluster(real, ["100"], timeout=60) as one:
@@ -176,7 +156,7 @@ def test_each_right_is_looked_for_before_anything_is_touched(real: pve_fake.Serv
 
 
 def test_telmate_145_ha_is_set_aside_and_put_back_exactly(real: pve_fake.Serving) -> None:
-    """Telmate #800: a stop through HA leaves the state stopped behind. The manager is waited for, or it restarts what was stopped."""
+    """[Telmate 145, 362, fix 354; Telmate 800] Telmate #800: a stop through HA leaves the state stopped behind. The manager is waited for, or it restarts what was stopped."""
     _db, app, _web = three(real)
     ledger = Ledger()
     stop(real, NAMES, ledger)
@@ -198,7 +178,7 @@ def test_ha_that_does_not_let_go_is_a_refusal_before_any_shutdown(real: pve_fake
 
 
 def test_general_7817_the_list_of_resources_does_not_decide(real: pve_fake.Serving, monkeypatch: pytest.MonkeyPatch) -> None:
-    """/cluster/resources says stopped of a guest that runs: pvestatd has not told it yet."""
+    """[general 7817, fixed 7953] /cluster/resources says stopped of a guest that runs: pvestatd has not told it yet."""
     vm = real.pve.add_vm(100, "crm-db", status="running")
     whole = pve_fake.Pve._resources
 
@@ -215,6 +195,7 @@ def test_general_7817_the_list_of_resources_does_not_decide(real: pve_fake.Servi
 
 
 def test_proxmox_kvm_22_nothing_is_forced_unless_it_was_allowed(both: pve_fake.Serving) -> None:
+    """[community.proxmox 22, general 1906, 6257, fixed 6570] Graceful and forced are not one state."""
     vm = both.pve.add_vm(100, "crm-db", status="running")
     vm.acpi = False
     done = stop(both, ["100"], timeout=2)
@@ -235,7 +216,7 @@ def test_force_is_recorded_with_who_allowed_it(both: pve_fake.Serving) -> None:
 
 
 def test_bpg_1255_a_held_configuration_is_tried_again(both: pve_fake.Serving) -> None:
-    """`can't lock file ... - got timeout` is transient; it is not the end."""
+    """[bpg 1255, 995, 935, Telmate 173] `can't lock file ... - got timeout` is transient; it is not the end."""
     vm = both.pve.add_vm(100, "crm-db", status="running", config={"onboot": 1})
     both.pve.lock_wait = 5
     both.run(both.pve.hold_config_lock(100, None))
@@ -246,12 +227,23 @@ def test_bpg_1255_a_held_configuration_is_tried_again(both: pve_fake.Serving) ->
 
 
 def test_bpg_1169_a_shutdown_that_runs_already_is_joined(both: pve_fake.Serving) -> None:
+    """[bpg 1169, 133] The second try finds the first."""
     vm = both.pve.add_vm(100, "crm-db", status="running")
     vm.shutdown_secs = 50
     with cluster(both, ["100"]) as other:
         other.api.post("nodes", "pve1", "qemu", 100, "status", "shutdown", timeout=100)
     done = stop(both, ["100"])
     assert both.pve.tasks_of(100) == ["qmshutdown"] and ends(done) == {"100": (BY_ITSELF, "yes")}
+
+
+def test_telmate_469_graceful_first_and_whether_an_agent_is_configured_is_shown(both: pve_fake.Serving) -> None:
+    """[Telmate 469, 872, 1023] Others kill first, or wait for an agent that is configured and not there."""
+    vm = both.pve.add_vm(100, "crm-db", status="running", config={"agent": "1"})
+    vm.agent, vm.shutdown_secs = None, 30
+    done = stop(both, ["100"])
+    assert ends(done) == {"100": (BY_ITSELF, "yes")} and both.pve.tasks_of(100) == ["qmshutdown"]
+    assert done["result"]["guests"]["100"]["after"]["agent"] is True
+    assert not [path for _method, path, _values in both.pve.seen if "/agent/" in path]
 
 
 def test_a_backup_is_waited_for_and_never_unlocked(both: pve_fake.Serving) -> None:
@@ -280,6 +272,7 @@ def test_a_lock_that_comes_between_is_waited_for(both: pve_fake.Serving) -> None
 
 
 def test_cv4pve_22_a_stale_lock_is_reported_and_left(both: pve_fake.Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    """[cv4pve-autosnap 22, 46, 27, 95; proxmox-autosnap 24] What a broken task left is for a person to judge."""
     vm = both.pve.add_vm(100, "crm-db", status="running")
     both.pve.snapshot_lock(100, "snapshot-delete")
     with pytest.raises(
@@ -318,12 +311,39 @@ def test_a_paused_guest_is_woken_and_paused_again(both: pve_fake.Serving) -> Non
     ledger = Ledger()
     done = stop(both, ["100"], ledger)
     assert both.pve.tasks_of(100) == ["qmresume", "qmshutdown"] and ends(done) == {"100": (BY_ITSELF, "yes")}
-    start(both, ["100"], ledger)
-    assert vm.qmpstatus == "paused"
+    back = start(both, ["100"], ledger)
+    assert vm.qmpstatus == "paused" and back["evidence"]["verdict"] == "yes" and not back.get("failed"), back.get("msg")
+
+
+def test_a_guest_that_a_dead_run_has_woken_is_paused_again(real: pve_fake.Serving) -> None:
+    """The controller was killed between waking it and the shutdown, or between its start and its pause: the same command ends it."""
+    vm = real.pve.add_vm(100, "crm-db", status="running", qmpstatus="paused")
+    ledger = Ledger()
+    stop(real, ["100"], ledger)
+    vm.status = vm.qmpstatus = "running"
+    back = start(real, ["100"], ledger)
+    assert vm.qmpstatus == "paused" and back["evidence"]["verdict"] == "yes", back.get("msg")
+    assert real.pve.tasks_of(100) == ["qmresume", "qmshutdown", "qmsuspend"]
+
+
+def test_ha_that_has_not_let_go_of_guests_that_are_all_off_is_waited_for(real: pve_fake.Serving, monkeypatch: pytest.MonkeyPatch) -> None:
+    """HA finds one of its guests off and is about to start it: that its state is ignored now says nothing of what it has queued."""
+    vm = real.pve.add_vm(100, "crm-db", status="stopped")
+    real.pve.ha(vm, "started")
+    looked: list[bool] = []
+
+    def not_yet(rows: Any, sid: str) -> bool:
+        looked.append(proxmox_let_go(rows, sid))
+        return len(looked) > 3 and looked[-1]
+
+    proxmox_let_go = proxmox_cluster.let_go
+    monkeypatch.setattr(proxmox_cluster, "let_go", not_yet)
+    done = stop(real, ["100"])
+    assert len(looked) > 3 and done["evidence"]["verdict"] == "yes", done.get("msg")
 
 
 def test_never_edit_a_configuration_but_onboot(real: pve_fake.Serving) -> None:
-    """proxmox_snap's unbind rewrites mount points; here one key is written, with the digest of what was read, and only where it is set."""
+    """[proxmox_snap unbind] proxmox_snap's unbind rewrites mount points; here one key is written, with the digest of what was read, and only where it is set."""
     db, _app, web = three(real)
     before = {key: value for key, value in db.config.items() if key != "onboot"}
     stop(real, NAMES)

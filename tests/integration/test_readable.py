@@ -20,7 +20,7 @@ from typing import Any
 import pytest
 import xlsxwriter
 
-from ansible_collections.sunset.crm.plugins.plugin_utils import profiles
+from ansible_collections.sunset.crm.plugins.plugin_utils.planning import profiles
 from tests.integration.host_container import Failed
 from tests.integration.test_vault import ROOT, Vault, base
 
@@ -176,8 +176,8 @@ class Copies:
         self.box.module("vault_access", item=f"host:{package}", public_key=opened["result"]["pull_public_key"], directories=places)
         self.box.vault("vault_pull", item=item, source=self.source, artefacts=self.dumps[item]["artefacts"], **base(package))
 
-    def database(self, package: str, name: str, engine: str) -> None:
-        more = {"port": 5432} if engine == "postgresql" else {}
+    def database(self, package: str, name: str, engine: str, **more: Any) -> None:
+        more = {**({"port": 5432} if engine == "postgresql" else {}), **more}
         self.store(package, f"database:{name}", "database_dump", engine=engine, database=name, **more)
 
     def prove(self, package: str, item: str, engine: str, **more: Any) -> dict[str, Any]:

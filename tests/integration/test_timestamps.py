@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.sunset.crm.plugins.plugin_utils import timestamps
+from ansible_collections.sunset.crm.plugins.plugin_utils.certificates import timestamps
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
 
 CONFIG = """

@@ -9,6 +9,7 @@ What a tree can hold at all, and that it comes back, is in test_filestore_archiv
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -22,7 +23,7 @@ STAGING = "/srv/store/.staging"
 VERIFY = f"""
 import json, subprocess, sys
 sys.path.insert(0, {LIBRARY!r})
-from ansible_collections.sunset.crm.plugins.module_utils import _filestore as f
+from ansible_collections.sunset.crm.plugins.module_utils._copy import filestore as f
 lines = subprocess.check_output(["zstd", "-qdc", sys.argv[1]]).split(b"\\n")
 json.dump(f.verify_tree(f.read_manifest(lines), "/srv/copy"), sys.stdout)
 """
@@ -30,7 +31,9 @@ json.dump(f.verify_tree(f.read_manifest(lines), "/srv/copy"), sys.stdout)
 
 @pytest.fixture(scope="module")
 def host() -> Iterator[HostContainer]:
-    with HostContainer("sunset-test-traps-files", "--tmpfs", "/srv/store/part/inside:size=1m", "--cap-add", "LINUX_IMMUTABLE") as host:
+    with HostContainer(
+        f"sunset-test-traps-files-{os.getpid()}", "--tmpfs", "/srv/store/part/inside:size=1m", "--cap-add", "LINUX_IMMUTABLE"
+    ) as host:
         yield host
 
 
@@ -135,7 +138,9 @@ def test_an_archive_that_is_not_what_was_read(host: HostContainer) -> None:
     host.shell(f"cd {TREE}; echo payload >one; echo two >two; mv /usr/bin/tar /usr/bin/tar.real")
     try:
         for wrong, told in (("s/payload/Payload/", "does not hold what was read: one differs in sha256"),):
-            script = f'#!/bin/sh\ncase "$*" in *--create*) /usr/bin/tar.real "$@" | sed -b "3,\\${{{wrong}}}" ;; *) exec /usr/bin/tar.real "$@" ;; esac\n'
+            script = (
+                f'#!/bin/sh\ncase "$*" in *--create*) /usr/bin/tar.real "$@" | sed -b "{wrong}" ;; *) exec /usr/bin/tar.real "$@" ;; esac\n'
+            )
             host.write("/usr/bin/tar", script, "0755")
             with pytest.raises(Failed, match=told):
                 archive(host)
@@ -198,12 +203,12 @@ def test_what_is_left_out_is_on_record(host: HostContainer) -> None:
 MEASURE = f"""
 import resource, sys, time
 sys.path.insert(0, {LIBRARY!r})
-from ansible_collections.sunset.crm.plugins.module_utils import _filestore as f
+from ansible_collections.sunset.crm.plugins.module_utils._copy import filestore as f, filestore_archive as copy_filestore_archive
 begun, cpu = time.time(), time.process_time()
 marks = {{}}
 entries = f.manifest({TREE!r}, marks=marks)
 first = time.time() - begun
-size = sum(len(chunk) for chunk in f.archive_chunks({TREE!r}, entries))
+size = sum(len(chunk) for chunk in copy_filestore_archive.archive_chunks({TREE!r}, entries))
 second = time.time() - begun - first
 assert f.moved({TREE!r}, marks) == []
 third = time.time() - begun - first - second

@@ -9,7 +9,11 @@ the restored copy: the comparison must name exactly that. What no copy can carry
 
 from __future__ import annotations
 
+import json
+import os
 import re
+import subprocess
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -26,13 +30,22 @@ TRAPS = {
     "event scheduler runs in the copy": "test_no_event_runs_in_the_copy",
     "MyISAM and Aria with a writer": "test_a_writer_without_transactions_is_noticed",
     "low-privilege dump": "test_low_privilege_is_refused",
+    "account that is shown no routines": "test_an_account_that_is_shown_no_routines_is_refused",
+    "default that asks a sequence": "test_a_default_that_asks_a_sequence",
     "event that is over": "test_an_event_that_is_over_is_named",
     "dates that no strict server takes": "test_impossible_dates_are_named",
     "view on a table that is gone": "test_a_broken_view_is_refused_by_name",
     "row larger than a packet": "test_a_row_larger_than_a_packet_is_refused",
     "account of a plugin that the vault lacks": "test_an_account_of_a_plugin_that_the_vault_lacks",
+    "table in memory, larger than a new server allows": "test_a_table_in_memory_that_is_larger_than_a_new_server_allows",
     "history by transaction": "test_history_by_transaction_is_never_called_equal",
     "data of federated tables": "test_data_elsewhere_is_named",
+    "a table is changed, emptied or made while it is dumped": "test_definitions_that_change_meanwhile_are_noticed",
+    "text dump cut in half": "test_a_damaged_dump_is_refused[cut]",
+    "text dump cut at the end of a statement": "test_a_damaged_dump_is_refused[cut at a statement]",
+    "text dump without one statement": "test_a_damaged_dump_is_refused[statement lost]",
+    "bit flipped in a text dump": "test_a_damaged_dump_is_refused[bit]",
+    "accounts cut in half": "test_half_of_the_accounts",
     **{
         trap: f"test_the_comparison_has_teeth[{trap}]"
         for trap in (
@@ -185,7 +198,7 @@ def maria(host: TrapHost, sql: str) -> str:
 
 @pytest.fixture(scope="module")
 def host() -> Iterator[TrapHost]:
-    with TrapHost("sunset-test-traps-my") as host:
+    with TrapHost(f"sunset-test-traps-my-{os.getpid()}") as host:
         host.shell(START)
         maria(host, KEPT)
         yield host
@@ -259,10 +272,10 @@ def test_a_writer_without_transactions_is_noticed(host: TrapHost, engine: str) -
 LOWLY = f"""
 import sys
 sys.path.insert(0, {LIBRARY!r})
-from ansible_collections.sunset.crm.plugins.module_utils import _fingerprint
-with _fingerprint.open_session("mariadb", "lowdb", user="lowly") as session:
+from ansible_collections.sunset.crm.plugins.module_utils._fingerprint import engines as fingerprint_engines
+with fingerprint_engines.open_session("mariadb", "lowdb", user="lowly") as session:
     try:
-        _fingerprint.take("mariadb", session, "lowdb")
+        fingerprint_engines.take("mariadb", session, "lowdb")
         print("TAKEN")
     except ValueError as error:
         print(error)
@@ -281,6 +294,142 @@ def test_low_privilege_is_refused(host: TrapHost) -> None:
     maria(host, "GRANT ALL ON lowdb.* TO lowly@localhost")
     assert "TAKEN" in host.run("python3", "-c", LOWLY)
     maria(host, "DROP USER lowly@localhost")
+
+
+def test_an_account_that_is_shown_no_routines_is_refused(host: TrapHost) -> None:
+    """The usual account of a backup: its dump would have no routine, nor would its fingerprint, and the copy would be equal."""
+    fresh(
+        host,
+        "lowdb",
+        "CREATE TABLE t (a int); CREATE FUNCTION kept() RETURNS int RETURN 1; CREATE OR REPLACE USER lowly@localhost;"
+        "GRANT SELECT, SHOW VIEW, TRIGGER, EVENT, LOCK TABLES ON lowdb.* TO lowly@localhost",
+    )
+    said = host.run("python3", "-c", LOWLY)
+    assert "lowly@localhost lacks EXECUTE" in said and "TAKEN" not in said
+    maria(host, "GRANT EXECUTE ON lowdb.* TO lowly@localhost")
+    assert "TAKEN" in host.run("python3", "-c", LOWLY)
+    # It sees that there is one, and not what it says: then the dumper ends.
+    dump = host.shell("mariadb-dump --no-defaults -S /run/mysqld/mysqld.sock -u lowly --routines lowdb 2>&1 >/dev/null || echo refused")
+    assert "insufficient privileges" in dump and "refused" in dump
+    maria(host, "REVOKE EXECUTE ON lowdb.* FROM lowly@localhost; GRANT SELECT ON *.* TO lowly@localhost")
+    assert "TAKEN" in host.run("python3", "-c", LOWLY)
+    maria(host, "DROP USER lowly@localhost")
+
+
+def test_a_default_that_asks_a_sequence(host: TrapHost) -> None:
+    """The dumper locks the table alone, and no server then takes its rows (error 1100)."""
+    fresh(host, "asking", "CREATE SEQUENCE s START 5; CREATE TABLE t (a int DEFAULT NEXTVAL(s), b text, f float); INSERT INTO t (b) VALUES ('x');"
+          "CREATE TABLE plain (a int DEFAULT NEXTVAL(s)); INSERT INTO plain VALUES (), ()")  # fmt: skip
+    answer = host.prove("mariadb", host.dump("mariadb", "asking"), "asking")
+    assert answer.get("verdict") == "equal" and answer["rows"] == 3, answer
+
+
+DDL = {
+    "column": ("ALTER TABLE late ADD c int", "late"),
+    "emptied": ("TRUNCATE TABLE late", "late"),
+    "dropped": ("DROP TABLE late", "late|zlast"),
+    "new table": ("CREATE TABLE zlast (a int)", "zlast"),
+    "routine": ("CREATE FUNCTION new() RETURNS int RETURN 1", "new"),
+}
+
+
+@pytest.mark.parametrize("change", DDL)
+def test_definitions_that_change_meanwhile_are_noticed(host: TrapHost, change: str) -> None:
+    """--single-transaction does not hold definitions: known to have made dumps in which a table is there and empty."""
+    fresh(
+        host,
+        "ddl",
+        "CREATE TABLE early AS SELECT seq AS a, REPEAT('x', 200) AS t FROM seq_1_to_5000; CREATE TABLE late (a int); INSERT INTO late VALUES (1)",
+    )
+    options = {"item": "database:ddl", "engine": "mariadb", "database": "ddl", "staging": "/srv/staging"}
+    host.shell("rm -rf /srv/staging/*ddl*")
+    process = host.start_module("database_dump", **options, rate=200000)
+    host.wait(lambda: "part" in host.shell("find /srv/staging -path '*ddl*.part' -path '*sql*' 2>/dev/null || true"))
+    time.sleep(0.5)
+    statement, named = DDL[change]
+    # A table that the dump holds open is changed as soon as it lets go; the client is not waited for.
+    waiting = subprocess.Popen(
+        ["docker", "exec", "-i", host.name, "mariadb", "--no-defaults", "-S", "/run/mysqld/mysqld.sock", "ddl"], stdin=subprocess.PIPE
+    )
+    assert waiting.stdin is not None
+    waiting.stdin.write(statement.encode())
+    waiting.stdin.close()
+    out, _err = process.communicate(timeout=120)
+    assert waiting.wait(60) == 0
+    answer = json.loads(out)
+    assert answer.get("failed") and re.search(named, answer["msg"]), answer
+    assert host.shell("find /srv/staging -path '*ddl*' -name '*.zst' -o -path '*ddl*' -name finished.json") == ""
+    assert host.dump("mariadb", "ddl")["source"]["rows"] >= 5000
+
+
+DAMAGE = {
+    "cut": "truncate -s $(($(stat -c %s /tmp/plain) / 2)) /tmp/plain",
+    "cut at a statement": "head -n $(($(grep -n ' ENABLE KEYS ' /tmp/plain | sed -n 20p | cut -d: -f1))) /tmp/plain >/tmp/p2; mv /tmp/p2 /tmp/plain",
+    "statement lost": "sed -i '/^INSERT INTO `pairs`/,/;$/d' /tmp/plain",
+    "bit": "sed -i 's/mojibake/mojibakf/' /tmp/plain",
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGE)
+def test_a_damaged_dump_is_refused(host: TrapHost, dumped: dict[str, Any], damage: str) -> None:
+    """With honest digests over the damaged file, so that only the restore and the comparison are left to see it."""
+    (dump,) = [one for one in dumped["artefacts"] if one["role"] == "dump"]
+    host.shell(f"zstd -qdc {dump['path']} >/tmp/plain; {DAMAGE[damage]}; zstd -qf /tmp/plain -o /srv/damaged.zst")
+    sha = host.shell("sha256sum </tmp/plain")[:64]
+    assert sha != dump["plain_sha256"]
+    bad = [{**one, "path": "/srv/damaged.zst", "plain_sha256": sha} if one is dump else one for one in dumped["artefacts"]]
+    answer = host.prove("mariadb", {**dumped, "artefacts": bad}, "damaged")
+    wanted = {"statement lost": "table pairs: ", "bit": "table emo: content"}.get(damage)
+    if wanted:
+        assert answer["verdict"] == "different" and [one for one in told(answer["differences"]) if one.startswith(wanted)], answer
+    else:
+        assert answer["verdict"] in ("different", "unknown"), answer
+
+
+@pytest.mark.parametrize("role", ["users", "dump"])
+def test_commands_for_the_client_are_not_obeyed(host: TrapHost, dumped: dict[str, Any], role: str) -> None:
+    """The estate's host makes these texts; a line of them must not run a program on the vault."""
+    host.shell("rm -f /dev/shm/obeyed")
+    (one,) = [one for one in dumped["artefacts"] if one["role"] == role]
+    for number, order in enumerate(("\\! touch /dev/shm/obeyed", "system touch /dev/shm/obeyed")):
+        host.write("/tmp/order", f"SELECT 1;\n{order}\n")
+        host.shell(f"zstd -qdc {one['path']} >/tmp/text; cat /tmp/order /tmp/text >/tmp/both; zstd -qf /tmp/both -o /srv/order.zst")
+        bad = {**one, "path": "/srv/order.zst", "plain_sha256": host.shell("sha256sum </tmp/both")[:64]}
+        answer = host.prove(
+            "mariadb", {**dumped, "artefacts": [bad if other is one else other for other in dumped["artefacts"]]}, f"order-{role}{number}"
+        )
+        assert host.shell("ls /dev/shm/obeyed 2>/dev/null || true") == "", "the vault has run a program that the copy asked for"
+        assert answer["verdict"] == "unknown", answer
+
+
+@pytest.mark.parametrize(
+    "order",
+    [
+        "LOAD DATA LOCAL INFILE '/etc/passwd' INTO TABLE z.t",
+        "LOAD DATA INFILE '/etc/passwd' INTO TABLE z.t",
+        "SELECT 1 INTO OUTFILE '/dev/shm/obeyed'",
+    ],
+)
+def test_statements_reach_no_file_of_the_vault(host: TrapHost, dumped: dict[str, Any], order: str) -> None:
+    (one,) = [one for one in dumped["artefacts"] if one["role"] == "dump"]
+    host.write("/tmp/order", f"CREATE DATABASE z; CREATE TABLE z.t (a text);\n{order};\n")
+    host.shell(
+        f"rm -f /dev/shm/obeyed; zstd -qdc {one['path']} >/tmp/text; cat /tmp/order /tmp/text >/tmp/both; zstd -qf /tmp/both -o /srv/order.zst"
+    )
+    bad = {**one, "path": "/srv/order.zst", "plain_sha256": host.shell("sha256sum </tmp/both")[:64]}
+    answer = host.prove("mariadb", {**dumped, "artefacts": [bad if other is one else other for other in dumped["artefacts"]]}, "files")
+    assert answer["verdict"] == "unknown", answer
+    assert host.shell("ls /dev/shm/obeyed 2>/dev/null || true") == ""
+
+
+def test_half_of_the_accounts(host: TrapHost, dumped: dict[str, Any]) -> None:
+    (users,) = [one for one in dumped["artefacts"] if one["role"] in ("users", "globals")]
+    host.shell(
+        f"zstd -qdc {users['path']} >/tmp/users; head -n $(($(wc -l </tmp/users) / 2)) /tmp/users >/tmp/half; zstd -qf /tmp/half -o /srv/half.zst"
+    )
+    bad = {**users, "path": "/srv/half.zst", "plain_sha256": host.shell("sha256sum </tmp/half")[:64]}
+    answer = host.prove("mariadb", {**dumped, "artefacts": [bad if one is users else one for one in dumped["artefacts"]]}, "accounts")
+    assert answer["verdict"] in ("different", "unknown"), answer
 
 
 def test_an_event_that_is_over_is_named(host: TrapHost) -> None:
@@ -311,11 +460,26 @@ def test_a_row_larger_than_a_packet_is_refused(host: TrapHost) -> None:
 
 def test_an_account_of_a_plugin_that_the_vault_lacks(host: TrapHost) -> None:
     maria(host, "INSTALL SONAME 'auth_ed25519'; CREATE USER modern@localhost IDENTIFIED VIA ed25519 USING PASSWORD('x')")
+    plugin = "/usr/lib/mysql/plugin/auth_ed25519.so"
     try:
-        answer = host.prove("mariadb", host.dump("mariadb", fresh(host, "plugged", "CREATE TABLE t (a int)")), "plugged")
+        result = host.dump("mariadb", fresh(host, "plugged", "CREATE TABLE t (a int)"))
+        # The server has it and does not load it by itself.
+        assert host.prove("mariadb", result, "plugged")["verdict"] == "equal"
+        host.shell(f"mv {plugin} {plugin}.away")
+        answer = host.prove("mariadb", result, "plugged")
     finally:
+        host.shell(f"[ ! -e {plugin}.away ] || mv {plugin}.away {plugin}")
         maria(host, "DROP USER modern@localhost; UNINSTALL SONAME 'auth_ed25519'")
     assert answer["verdict"] == "unknown" and "ed25519" in answer["error"]
+
+
+def test_a_table_in_memory_that_is_larger_than_a_new_server_allows(host: TrapHost) -> None:
+    rows = "SELECT seq, REPEAT('x', 200) FROM seq_1_to_120000"
+    fresh(host, "heap", f"SET max_heap_table_size = 64 << 20; CREATE TABLE t (a int, v char(200) CHARACTER SET latin1) ENGINE=MEMORY; INSERT INTO t {rows}")  # fmt: skip
+    result = host.dump("mariadb", "heap")
+    maria(host, "DROP DATABASE heap")
+    answer = host.prove("mariadb", result, "heap")
+    assert (answer["verdict"], answer["rows"]) == ("equal", 120000), answer
 
 
 def test_history_by_transaction_is_never_called_equal(host: TrapHost) -> None:
@@ -340,9 +504,44 @@ def test_data_elsewhere_is_named(host: TrapHost) -> None:
         maria(host, "DROP DATABASE IF EXISTS far; UNINSTALL SONAME 'ha_federated'")
 
 
+UNDO = (
+    "UPDATE conf SET at = 1",
+    "UPDATE conf SET value = 'b' WHERE `key` = 'name'",
+    "UPDATE conf SET value = 'c' WHERE `key` IS NULL",
+)
+
+
+def test_what_a_product_changes_is_allowed_in_its_rows_alone(host: TrapHost) -> None:
+    """Named by rows or columns, a table may differ in those; what else differs in it is a difference."""
+    rule = {"table": "conf", "where": {"key": ["database.uuid"]}, "columns": ["value"]}
+    fresh(
+        host,
+        "apart",
+        "CREATE TABLE conf (`key` varchar(50) CHARACTER SET latin1, value text, at int); INSERT INTO conf VALUES ('database.uuid', 'a', 1), ('name', 'b', 1), (NULL, 'c', 1)",
+    )
+    result = host.dump("mariadb", "apart", apart=[rule])
+    with host.holder("mariadb", result, "apart", True, [rule]) as holder:
+        assert holder.answer() == {"restored": True}
+        change = "UPDATE conf SET value = 'new' WHERE `key` = 'database.uuid'"
+        assert told(holder.changed(change)) == {"allowed conf (value where key is database.uuid): "}
+        for more in (
+            "UPDATE conf SET at = 2 WHERE `key` = 'database.uuid'",
+            "UPDATE conf SET at = 1, value = 'new' WHERE `key` = 'name'",
+            "UPDATE conf SET value = 'new' WHERE `key` IS NULL",
+        ):
+            found = told(holder.changed(change, more))
+            assert found == {"table conf: content"}, found
+            # MariaDB takes nothing back.
+            holder.changed(*UNDO)
+        assert holder.end()["verdict"] == "equal"
+
+
 def test_every_trap_has_its_test(request: pytest.FixtureRequest) -> None:
     ids = {item.name for item in request.session.items if item.fspath == request.node.fspath}
-    several = {"test_a_writer_without_transactions_is_noticed[MyISAM]": "test_a_writer_without_transactions_is_noticed"}
+    several = {
+        "test_a_writer_without_transactions_is_noticed[MyISAM]": "test_a_writer_without_transactions_is_noticed",
+        "test_definitions_that_change_meanwhile_are_noticed[column]": "test_definitions_that_change_meanwhile_are_noticed",
+    }
     ids |= {several[one] for one in ids if one in several}
     if len(ids) > 1:  # all of the file was asked for
         assert sorted(trap for trap, test in TRAPS.items() if test not in ids) == []

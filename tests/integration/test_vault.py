@@ -71,6 +71,8 @@ mkdir -p /srv/up/store && cd /srv/up/store
 printf '%s' '{MARKER}' > "ünï.txt"; head -c 300000 /dev/urandom > blob; ln blob hard; ln -s /etc/passwd link; mkdir -m 2751 empty
 printf x > "new
 line"; chown 905:44 blob; setfacl -m u:vault:r blob; truncate -s 5M sparse
+mkdir quarantine; printf y >quarantine/in; printf z >shut; ln shut shut2; setfacl -m u:vault:r shut; printf r >reading; setfattr -n 'user.a=%b' -v 0xff00 shut reading blob
+chmod 000 shut quarantine; chmod 444 reading
 """
 
 

@@ -19,8 +19,8 @@ import bagit
 import jsonschema
 import pytest
 
-from ansible_collections.sunset.crm.plugins.module_utils import _vault_contents
-from ansible_collections.sunset.crm.plugins.plugin_utils import signatures
+from ansible_collections.sunset.crm.plugins.module_utils._vault import contents as vault_contents
+from ansible_collections.sunset.crm.plugins.plugin_utils.people import signatures
 from tests.integration.host_container import Failed, docker
 from tests.integration.test_vault import (
     MARKER,
@@ -275,7 +275,7 @@ command -v unzip >/dev/null || unzip() { mkdir -p "$4" && python3 -m zipfile -e 
 
 
 def test_the_schema_in_the_docs_is_the_one_in_the_packages() -> None:
-    assert (TOP / "docs/contents.schema.json").read_text() == _vault_contents.text_of(_vault_contents.SCHEMA)
+    assert (TOP / "docs/contents.schema.json").read_text() == vault_contents.text_of(vault_contents.SCHEMA)
 
 
 def test_keys_open_with_the_second_identity_only(world: Vault, package: dict[str, Any], people: Any, tmp_path: Path) -> None:
@@ -311,7 +311,7 @@ def test_an_intact_package(world: Vault, package: dict[str, Any], signers: str) 
 
 
 KINDS = ["data/database-crm/*.pgcustom*.age", "data/database-crm/*.globals*.age", "data/database-crm/*.fingerprint*.age",
-         "data/database-old/*.users*.age", "data/filestore-up/*.tar*.age", "data/filestore-up/*.manifest*.age",
+         "data/database-old/*.users*.age", "data/database-old/*[!s].sql*.age", "data/database-old/*.fingerprint*.age", "data/filestore-up/*.tar*.age", "data/filestore-up/*.manifest*.age",
          "data/container-shop/*.age", "data/filestore-keys/*.tar*.age", "data/readable/*.age", "data/contents.json.age",
          "data/inner-manifest.age", "README.txt", "bag-info.txt", "bagit.txt", "contents.schema.json", "package.json",
          "manifest-sha256.txt", "tagmanifest-sha256.txt", "tagmanifest-sha256.txt.sig"]  # fmt: skip
@@ -472,6 +472,47 @@ def test_the_package_itself_knows_its_end(world: Vault, again: dict[str, Any]) -
     assert world.snapshot(ROOT) == before
 
 
+# Shifts both clocks of every Python on the vault by what stands in a file.
+CLOCK = """
+import datetime, time
+_time = time.time
+def _offset():
+    try:
+        with open("/run/clock-offset") as stream:
+            return float(stream.read() or 0)
+    except (OSError, ValueError):
+        return 0.0
+time.time = lambda: _time() + _offset()
+class datetime_(datetime.datetime):
+    @classmethod
+    def now(cls, tz=None):
+        return datetime_.fromtimestamp(time.time(), tz)
+datetime.datetime = datetime_
+"""
+
+
+def test_the_vaults_clock_is_moved(world: Vault, again: dict[str, Any], people: Any, tmp_path: Path) -> None:
+    """What is whole stays whole; a clock that was set back lets nothing be destroyed; one that was set forward destroys nothing by itself."""
+    world.write("/usr/lib/python3/dist-packages/sunset_clock.py", CLOCK)
+    world.write("/usr/lib/python3/dist-packages/sunset_clock.pth", "import sunset_clock\n")
+    try:
+        for years, past in ((-20, []), (500, ["h1"])):
+            world.write("/run/clock-offset", str(years * 365.25 * 86400))
+            before = world.snapshot(ROOT)
+            told = verify(world, expected={"h1": again["tagmanifest_sha256"]})
+            assert (of(told)["verdict"], told["past_retention"]) == ("intact", past)
+            assert world.snapshot(ROOT) == before
+            if not past:
+                with pytest.raises(Failed, match=r"is to be kept until 2020-12-31, and by this vault's clock it is 200\d"):
+                    destroying(world, again)
+                assert world.snapshot(ROOT) == before
+            lend(world, people, tmp_path)
+            found = of(verify(world, proof=True))
+            assert {one["verdict"] for one in found["proofs"]} == {"equal"} and found["verdict"] == "intact"
+    finally:
+        world.shell("rm -f /usr/lib/python3/dist-packages/sunset_clock.* /run/clock-offset")
+
+
 def test_destroyed_four_times(world: Vault, again: dict[str, Any], custodians: Any) -> None:
     state = lambda: world.shell(f"find {ROOT}/lab {LIVE} -printf '%p %s %T@\\n' | sort")  # noqa: E731
     live = world.shell(f"mkdir -p /tmp/kept; cp -a {LIVE}/. /tmp/kept/")
@@ -502,8 +543,8 @@ def test_a_destruction_that_was_killed_is_finished(world: Vault, again: dict[str
         stop = "overwrite" if left == "keys" else "forget_live"
         script = f"""
 import sys; sys.path.insert(0, "/opt/sunset-test")
-from ansible_collections.sunset.crm.plugins.module_utils import _vault_destroy as d, _vault_package as p
-from ansible_collections.sunset.crm.plugins.module_utils._vault import Package
+from ansible_collections.sunset.crm.plugins.module_utils._vault import destroy as d, package as p
+from ansible_collections.sunset.crm.plugins.module_utils._vault.state import Package
 def die(*a): raise SystemExit(9)
 setattr(d if "{stop}" == "overwrite" else p, "{stop}", die)
 class Rec: note = staticmethod(lambda **k: None)

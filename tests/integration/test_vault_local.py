@@ -24,8 +24,8 @@ from typing import Any
 import pytest
 import yaml
 
-from ansible_collections.sunset.crm.plugins.plugin_utils import ledger
-from ansible_collections.sunset.crm.plugins.plugin_utils.estate import Estate
+from ansible_collections.sunset.crm.plugins.plugin_utils.record import ledger
+from ansible_collections.sunset.crm.plugins.plugin_utils.record.estate import Estate
 from tests.integration.host_container import HostContainer, docker
 from tests.integration.test_gating import TOP, Gate
 from tests.unit import builders

@@ -23,9 +23,9 @@ from typing import Any
 import boto3
 import pytest
 
-from ansible_collections.sunset.crm.plugins.module_utils import _vault_bag
 from ansible_collections.sunset.crm.plugins.module_utils._recorded import make_receipt
-from ansible_collections.sunset.crm.plugins.module_utils._vault import Package, write_record
+from ansible_collections.sunset.crm.plugins.module_utils._vault import bag as vault_bag
+from ansible_collections.sunset.crm.plugins.module_utils._vault.state import Package, write_record
 from tests.integration import s3_fake
 from tests.integration.host_container import Failed
 
@@ -80,8 +80,8 @@ class Shelf:
             path.write_bytes(content)
         Path(self.package.wrapped("bob")).write_bytes(b"age-encryption.org/v1 the wrapped identity")
         digests = [(name, hashlib.sha256(content).hexdigest()) for name, content in payload.items()]
-        tagmanifest = _vault_bag.write_bag(self.package, {name: f"{name}\n" for name in _vault_bag.TAG_FILES}, digests)
-        (Path(self.package.bag) / _vault_bag.SIGNATURE).write_text("-----BEGIN SSH SIGNATURE-----\n")
+        tagmanifest = vault_bag.write_bag(self.package, {name: f"{name}\n" for name in vault_bag.TAG_FILES}, digests)
+        (Path(self.package.bag) / vault_bag.SIGNATURE).write_text("-----BEGIN SSH SIGNATURE-----\n")
         base = {"state": "sealed", "sealed": "2026-11-21T12:00:00Z", "tagmanifest_sha256": tagmanifest}
         write_record(self.package.record_path, {**base, "retention": {"class": "books", "until": UNTIL, "hold": False}, **record})
 
@@ -183,13 +183,17 @@ def test_a_store_that_holds_in_all_five_probes_is_called_worm(shelf: Shelf) -> N
     assert {"403 AccessDenied", "409 InvalidBucketState", "400 BadDigest"} <= said
 
 
+# hole -> the probe that sees it. Each of the five has one that it alone would let through.
 HOLES = {
     "checksum": "checksum",
+    "retention": "retention",
+    "retention dropped": "retention",
     "delete": "delete",
     "past governance": "delete",
     "shorten": "shorten",
     "downgrade": "shorten",
     "suspend": "shorten",
+    "bytes": "bytes",
 }
 
 
@@ -224,6 +228,84 @@ def test_the_probes_can_be_made_again(shelf: Shelf) -> None:
     assert shelf.run()["result"]["class"] == "WORM"
     done = shelf.run(again=True)
     assert done["changed"] is True and done["result"]["class"] == "object storage, not WORM"
+
+
+# --- verified at a later time, from the store's own bytes ---
+
+
+def settings_of(shelf: Shelf) -> dict[str, Any]:
+    return {"kind": "s3", "endpoint": shelf.fake.worm, "bucket": shelf.bucket, "prefix": "crm", "credentials": str(shelf.credentials)}
+
+
+def verified(box: Shelf, **more: Any) -> dict[str, Any]:
+    seal = json.loads(Path(box.package.record_path).read_text())["tagmanifest_sha256"]
+    options = {"root": box.package.root, "estate": "lab", "shelf": settings_of(box), "expected": {"db1": seal}, **more}
+    arguments = {"ANSIBLE_MODULE_ARGS": {**options, "_ansible_check_mode": False, "_ansible_module_name": "sunset.crm.vault_verify"}}
+    clean = {name: value for name, value in os.environ.items() if not name.startswith("AWS_")}
+    done = subprocess.run(
+        [sys.executable, "-c", RUNNER.replace("vault_shelf", "vault_verify")], input=json.dumps(arguments).encode(), capture_output=True,
+        env={**clean, "PYTHONPATH": f"{TOP}/.collections", "HOME": str(box.folder), "no_proxy": "127.0.0.1"}, check=False,
+    )  # fmt: skip
+    assert KEYS[1] not in done.stdout.decode()
+    answer: dict[str, Any] = json.loads(done.stdout)
+    (found,) = answer["packages"]
+    return dict(found)
+
+
+def on_the_shelf(found: dict[str, Any]) -> list[str]:
+    return [line for line in found["damage"] + found["unknown"] if line.startswith(("on the shelf, ", "the shelf "))]
+
+
+def test_what_lies_on_the_shelf_is_verified(shelf: Shelf) -> None:
+    folder = shelf.run()["result"]["folder"]
+    before = shelf.state()
+    found = verified(shelf)
+    assert on_the_shelf(found) == [] and found["shelf"]["folder"] == folder
+    assert found["shelf"]["files"] == len(bag_files(shelf)) - 1, "all but the signature, which no manifest names"
+    assert "shelf" not in verified(shelf, shelf=None)
+    # The vault's own bag may be gone, and its record of versions too: the ledger's seal and the bucket are enough.
+    (Path(shelf.package.bag) / "data/inner-manifest.age").write_bytes(b"rotten")
+    (Path(shelf.package.state_dir) / "shelf.json").unlink()
+    found = verified(shelf)
+    assert found["verdict"] == "damaged" and on_the_shelf(found) == [] and found["shelf"]["files"] > 5
+    assert shelf.state()[:2] == before[:2], "nothing was written"
+
+
+@pytest.mark.parametrize("name", ["data/database-crm/crm.pgcustom.zst.age", "README.txt", "manifest-sha256.txt", "tagmanifest-sha256.txt"])
+@pytest.mark.parametrize("damage", ["other bytes", "gone"])
+def test_damage_on_the_shelf_is_named(shelf: Shelf, name: str, damage: str) -> None:
+    """In a store that did not hold what it promised."""
+    folder = shelf.run()["result"]["folder"]
+    version = json.loads((Path(shelf.package.state_dir) / "shelf.json").read_text())["objects"][name]
+    if damage == "gone":
+        shelf.fake.faults.gone = {version}
+        shelf.client.delete_object(Bucket=shelf.bucket, Key=f"{folder}/{name}")
+    else:
+        shelf.fake.faults.wrong_bytes = f"/{name}"
+    told = on_the_shelf(verified(shelf))
+    assert told[0].startswith(f"on the shelf, {name} is {'missing' if damage == 'gone' else 'damaged'}"), told
+
+
+def test_a_lock_on_the_shelf_that_ends_too_early_is_named(shelf: Shelf) -> None:
+    facts = {
+        "schema": 1,
+        "estate": "lab",
+        "package": "db1",
+        "wrapped": [],
+        "retention": {"class": "books", "until": "2120-12-31", "hold": False},
+    }
+    shelf.run()
+    (Path(shelf.package.bag) / "package.json").write_text(json.dumps(facts))
+    told = on_the_shelf(verified(shelf))
+    assert told and all("is locked until 2100-01-01T00:00:00+00:00 only; expected 2121-01-01" in line for line in told), told
+
+
+def test_a_bucket_that_cannot_be_read_is_no_whole_copy(shelf: Shelf) -> None:
+    shelf.run()
+    for change, words in (({"bucket": "none-such"}, "there is no such bucket"), ({"kind": "tape"}, "its kind is 'tape'")):
+        found = verified(shelf, shelf={**settings_of(shelf), **change})
+        assert any(words in line for line in on_the_shelf(found)), found
+        assert found["verdict"] != "intact"
 
 
 # --- locks ---

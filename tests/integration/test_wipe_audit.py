@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -16,10 +17,11 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.sunset.crm.plugins.module_utils import _wipe_judge
-from ansible_collections.sunset.crm.plugins.plugin_utils import certificate, signatures
-from tests.integration.loop_media import KEY, MIB, Medium, engine, make
-from tests.unit.plugins.plugin_utils.test_certificate import facts
+from ansible_collections.sunset.crm.plugins.module_utils._wipe import judge as wipe_judge, plan as wipe_plan
+from ansible_collections.sunset.crm.plugins.plugin_utils.certificates import certificate
+from ansible_collections.sunset.crm.plugins.plugin_utils.people import signatures
+from tests.integration.loop_media import KEY, MARKER, MIB, Medium, engine, make
+from tests.unit.plugins.plugin_utils.certificates.test_certificate import facts
 
 TOP = Path(__file__).resolve().parents[2]
 
@@ -139,6 +141,27 @@ def test_a_purge_can_only_be_contradicted(tmp_path: Path) -> None:
         medium.detach()
 
 
+def test_after_a_purge_the_places_are_looked_at_where_keyed_blocks_lay(tmp_path: Path) -> None:
+    """They lay at a tenth of it, by the certificate's own seed; at other places nothing could be left."""
+    medium, seed = make(tmp_path / "disk.img").attach(), "5" * 64
+    try:
+        desk = Desk(tmp_path, medium)
+        paper = json.loads(desk.paper.read_bytes())
+        paper["sanitisation"].update(technique_id="nvme-format-ses1", firmware={"trail": [{"log": "00"}]})
+        paper["verification"].update(mode="sample", plan={"seed": seed})
+        desk.paper = certificate.issue(paper, tmp_path / "purged", desk.key)
+        wiped, blank = medium.content(), bytearray(16 * MIB)
+        start, end = wipe_plan.pieces(16 * MIB, seed)[400]
+        blank[start:end] = wiped[start:end]
+        desk.patch(0, bytes(blank))
+        code, seen = desk.ask()
+        assert code != 0 and seen["verdict"] == "contradicted" and seen["plan"]["seed"] == seed, seen
+        desk.patch(start, bytes(end - start))
+        assert desk.ask()[1]["verdict"] == "not contradicted"
+    finally:
+        medium.detach()
+
+
 def test_another_medium_and_none(desk: Desk, tmp_path: Path) -> None:
     other = make(tmp_path / "other.img").attach()
     try:
@@ -169,10 +192,42 @@ def test_the_certificate_is_judged_before_the_medium_is_read(desk: Desk, tmp_pat
 
 
 def test_the_words_for_bad_places() -> None:
-    from ansible_collections.sunset.crm.plugins.module_utils._wipe_audit import verdict, within
+    from ansible_collections.sunset.crm.plugins.module_utils._wipe.audit import verdict, within
 
-    assert verdict("stream", [], 3, 3, 100, 0, "")[0] == "same"
-    assert verdict("stream", [], 4, 3, 100, 0, "")[0] == "changed"
-    assert verdict("stream", [], 0, 1, 100, 1, "")[0] == "same" and verdict("stream", [], 0, 0, 100, 1, "")[0] == "unknown"
+    assert verdict("stream", [], 0, 0, 3, 100, "") == (
+        "same",
+        "every place looked at is as it was left, but for the bad places of the certificate",
+    )
+    assert verdict("stream", [], 1, 0, 3, 100, "")[0] == "changed"
+    assert verdict("stream", [], 0, 0, 1, 100, "")[0] == "same" and verdict("stream", [], 0, 1, 0, 100, "")[0] == "unknown"
+    assert verdict("gone", [], 1, 0, 1, 100, "")[0] == "contradicted"
     assert verdict("zeros", [], 0, 0, 0, 0, "")[0] == "unknown"
-    assert within({0, 4096, 8192}, [[4096, 8192]]) == 1 and _wipe_judge.UNIT == 4096
+    assert within({0, 4096, 8192}, [[4096, 8192]]) == {4096} and wipe_judge.UNIT == 4096
+
+
+def test_a_bad_place_that_cannot_be_read_excuses_no_other_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The certificate lists two bad places, which answer EIO today as they did then; two others were written since."""
+    from ansible_collections.sunset.crm.plugins.module_utils._wipe import audit as wipe_audit, stream as wipe_stream
+
+    medium = make(tmp_path / "disk.img").attach()
+    try:
+        assert engine(medium, tmp_path / "job")["outcome"] == "sanitised"
+        bad, real = [[4 * MIB, 4 * MIB + 8192]], wipe_stream.DirectIO._all
+
+        def failing(self: Any, function: Any, fd: int, buffer: Any, offset: int, size: int, start: int) -> None:
+            if offset < bad[0][1] and bad[0][0] < offset + size:
+                raise OSError(errno.EIO, "Input/output error")
+            real(self, function, fd, buffer, offset, size, start)
+
+        monkeypatch.setattr(wipe_stream.DirectIO, "_all", failing)
+        look = lambda: wipe_audit.audit(medium.device, medium.identity(), bytes.fromhex(KEY), "stream", bad, None)  # noqa: E731
+        assert (look()["verdict"], look()["unreadable"]) == ("same", 2)
+        with open(medium.device, "r+b", buffering=0) as stream:
+            for place in (9 * MIB, 11 * MIB):
+                stream.seek(place)
+                stream.write(MARKER * 10)
+            os.fsync(stream.fileno())
+        seen = look()
+        assert seen["verdict"] == "changed" and seen["differing"] == 2, seen
+    finally:
+        medium.detach()

@@ -14,10 +14,20 @@ from typing import Any
 
 import pytest
 
-from ansible_collections.sunset.crm.plugins.module_utils import _device, _wipe_engine, _wipe_pass, _wipe_stream
-from tests.integration.loop_media import MARKER, MIB, Medium, engine, make, spec_of, stock_tools_say_wiped
-from tests.integration.loop_media import a_medium as _medium  # noqa: F401
-from tests.integration.loop_media import call_wipe as _wipe  # noqa: F401
+from ansible_collections.sunset.crm.plugins.module_utils import _job
+from ansible_collections.sunset.crm.plugins.module_utils._disk import device as disk_device
+from ansible_collections.sunset.crm.plugins.module_utils._wipe import engine as wipe_engine, passes as wipe_passes, stream as wipe_stream
+from tests.integration.loop_media import (
+    MARKER,
+    MIB,
+    Medium,
+    a_medium as _medium,  # noqa: F401
+    call_wipe as _wipe,  # noqa: F401
+    engine,
+    make,
+    spec_of,
+    stock_tools_say_wiped,
+)
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="loop devices need root")
 
@@ -27,7 +37,7 @@ class Killed(BaseException):
 
 
 def killed_at(offset: int) -> type:
-    class Dying(_wipe_engine.Wipe):
+    class Dying(wipe_engine.Wipe):
         def progress(self, done: int, rate: Any = None, total: Any = None) -> None:
             if done >= offset:
                 raise Killed
@@ -37,7 +47,7 @@ def killed_at(offset: int) -> type:
 
 def test_what_a_checkpoint_claims_is_not_believed(medium: Medium, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk whose write cache was lost: the checkpoint says 12 MiB, the last 3 of them are not there."""
-    monkeypatch.setattr(_wipe_engine, "PROGRESS_SECONDS", 0.02)
+    monkeypatch.setattr(wipe_engine, "PROGRESS_SECONDS", 0.02)
     folder = tmp_path / "job"
     with pytest.raises(Killed):
         engine(medium, folder, killed_at(12 * MIB), rate=16 * MIB, checkpoint_seconds=0.01)
@@ -56,7 +66,7 @@ def test_what_a_checkpoint_claims_is_not_believed(medium: Medium, tmp_path: Path
 
 @pytest.mark.parametrize("phase", ["verify", "canaries", "verified"])
 def test_killed_in_a_later_phase(medium: Medium, tmp_path: Path, phase: str) -> None:
-    class Dying(_wipe_engine.Wipe):
+    class Dying(wipe_engine.Wipe):
         def save(self, **changes: Any) -> None:
             super().save(**changes)
             if changes.get("phase") == phase:
@@ -68,6 +78,79 @@ def test_killed_in_a_later_phase(medium: Medium, tmp_path: Path, phase: str) -> 
     assert result["outcome"] == "sanitised" and stock_tools_say_wiped(medium)
 
 
+def test_places_left_out_for_a_full_look_are_not_forgotten_when_a_sample_is_asked_for_instead(medium: Medium, tmp_path: Path) -> None:
+    """Killed in the pass of one wipe, gone on with under a plan that asks for less: its canaries hold what was there before."""
+
+    class Dying(wipe_engine.Wipe):
+        def verify(self) -> None:
+            raise Killed
+
+    with pytest.raises(Killed):
+        engine(medium, tmp_path / "job", Dying, verify="full")
+    assert MARKER in medium.content()  # the places that were left out
+    result = engine(medium, tmp_path / "job", verify="sample")
+    assert result["outcome"] == "sanitised" and MARKER not in medium.content() and stock_tools_say_wiped(medium)
+
+
+def test_a_name_that_leads_elsewhere_between_look_and_open_is_refused(
+    medium: Medium, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who uses the device was asked of another one, and a waiver lets this one go without a name of its own."""
+    real, before = disk_device.identify, medium.content()
+    monkeypatch.setattr(
+        disk_device, "identify", lambda target: {**real(target), "number": "7:99"} if isinstance(target, str) else real(target)
+    )
+    result = engine(medium, tmp_path / "job", identity={"size": medium.identity()["size"]}, waiver="c" * 64)
+    assert result["outcome"] == "refused" and "when its users were looked for" in result["reasons"][0], result
+    assert medium.content() == before
+
+
+def test_the_zeros_at_the_end_do_not_stand_for_a_pass_that_was_not_made(
+    medium: Medium, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The writer leaves a quarter out, and a verifier that lies finds nothing: what the kernel has counted still tells."""
+    real = wipe_passes.WritePass.block
+
+    def lazy(self: Any, worker: Any, offset: int) -> None:
+        if type(self) is not wipe_passes.WritePass or offset % (4 * MIB):
+            real(self, worker, offset)
+
+    def honest(canaries: Any, mismatched: Any, *more: Any) -> Any:
+        return judge(canaries, canaries, *more)
+
+    judge = wipe_engine.wipe_judge.judge_verification
+    monkeypatch.setattr(wipe_passes.WritePass, "block", lazy)
+    monkeypatch.setattr(wipe_engine.wipe_judge, "judge_verification", honest)
+    result = engine(medium, tmp_path / "job", final="zeros")
+    assert result["outcome"] == "failed" and result["accounting"]["written"]["verdict"] == "no", result
+
+
+@pytest.mark.parametrize("phase", ["canaries", "verified", "ended"])
+@pytest.mark.parametrize("verify", ["full", "sample"])
+def test_what_was_verified_before_a_kill_is_read_again_after_it(medium: Medium, tmp_path: Path, phase: str, verify: str) -> None:
+    """Nobody claimed the device between the two sessions, and somebody has written to it."""
+
+    class Dying(wipe_engine.Wipe):
+        def save(self, **changes: Any) -> None:
+            super().save(**changes)
+            if changes.get("phase") == phase:
+                raise Killed
+
+        def result(self) -> dict[str, Any]:
+            super().result()
+            raise Killed
+
+    with pytest.raises(Killed):
+        engine(medium, tmp_path / "job", Dying, verify=verify)
+    with open(medium.device, "r+b", buffering=0) as stream:
+        stream.seek(5 * MIB)
+        stream.write((MARKER * 400000)[: 10 * MIB])
+        os.fsync(stream.fileno())
+    result = engine(medium, tmp_path / "job", verify=verify)
+    assert result["outcome"] == "failed" and any("do not hold the stream" in line for line in result["reasons"]), result
+    assert engine(medium, tmp_path / "job", verify=verify)["outcome"] == "sanitised" and stock_tools_say_wiped(medium)
+
+
 def test_a_torn_state_file_means_a_whole_new_pass(medium: Medium, tmp_path: Path) -> None:
     (tmp_path / "job").mkdir()
     (tmp_path / "job" / "state.json").write_text('{"offset": 163')
@@ -75,7 +158,7 @@ def test_a_torn_state_file_means_a_whole_new_pass(medium: Medium, tmp_path: Path
 
 
 def test_a_device_that_shrinks_under_the_job_is_not_wiped(medium: Medium, tmp_path: Path) -> None:
-    class Shrinking(_wipe_engine.Wipe):
+    class Shrinking(wipe_engine.Wipe):
         def save(self, **changes: Any) -> None:
             super().save(**changes)
             if changes.get("phase") == "write":
@@ -87,19 +170,19 @@ def test_a_device_that_shrinks_under_the_job_is_not_wiped(medium: Medium, tmp_pa
 
 
 def test_a_device_that_changes_between_the_passes_is_not_wiped(medium: Medium, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = _device.identify
+    real = disk_device.identify
 
-    class Changing(_wipe_engine.Wipe):
+    class Changing(wipe_engine.Wipe):
         def flush(self) -> None:
             super().flush()
-            monkeypatch.setattr(_device, "identify", lambda target: {**real(target), "inode": 1})
+            monkeypatch.setattr(disk_device, "identify", lambda target: {**real(target), "inode": 1})
 
     result = engine(medium, tmp_path / "job", Changing)
     assert result["outcome"] == "failed" and "changed under the job" in result["reasons"][0]
 
 
 def test_nobody_can_claim_the_device_while_it_is_wiped(medium: Medium, tmp_path: Path) -> None:
-    class Watched(_wipe_engine.Wipe):
+    class Watched(wipe_engine.Wipe):
         def verify(self) -> None:
             with pytest.raises(OSError, match="busy"):
                 os.open(medium.device, os.O_RDONLY | os.O_EXCL)
@@ -109,7 +192,7 @@ def test_nobody_can_claim_the_device_while_it_is_wiped(medium: Medium, tmp_path:
 
 
 def test_one_flipped_byte_fails_the_wipe(medium: Medium, tmp_path: Path) -> None:
-    class Flipping(_wipe_engine.Wipe):
+    class Flipping(wipe_engine.Wipe):
         def verify(self) -> None:
             place = 10 * MIB + 123
             while place // 4096 * 4096 in self.state["canaries"]:
@@ -129,9 +212,9 @@ def test_one_flipped_byte_fails_the_wipe(medium: Medium, tmp_path: Path) -> None
 
 def test_a_verifier_that_does_not_look_fails_the_wipe(medium: Medium, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def blind(self: Any, worker: Any, offset: int) -> None:
-        self.bytes_read += min(_wipe_pass.BLOCK, self.size - offset)
+        self.bytes_read += min(wipe_passes.BLOCK, self.size - offset)
 
-    monkeypatch.setattr(_wipe_pass.VerifyPass, "block", blind)
+    monkeypatch.setattr(wipe_passes.VerifyPass, "block", blind)
     result = engine(medium, tmp_path / "job", workers=1)
     assert result["outcome"] == "failed"
     assert any("missed 16 of 16 canaries" in line for line in result["reasons"])
@@ -144,13 +227,13 @@ def test_a_verifier_that_looks_at_another_device_fails_the_wipe(medium: Medium, 
     try:
         assert engine(other, tmp_path / "first")["outcome"] == "sanitised"
         stray = os.open(other.device, os.O_RDONLY | os.O_DIRECT)
-        real = _wipe_pass.VerifyPass.worker
+        real = wipe_passes.VerifyPass.worker
 
         def misled(self: Any) -> Any:
             self.fd = stray
             return real(self)
 
-        monkeypatch.setattr(_wipe_pass.VerifyPass, "worker", misled)
+        monkeypatch.setattr(wipe_passes.VerifyPass, "worker", misled)
         result = engine(medium, tmp_path / "job")
         os.close(stray)
     finally:
@@ -159,13 +242,13 @@ def test_a_verifier_that_looks_at_another_device_fails_the_wipe(medium: Medium, 
 
 
 def test_a_writer_that_writes_less_fails_the_wipe(medium: Medium, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real = _wipe_pass.WritePass.block
+    real = wipe_passes.WritePass.block
 
     def lazy(self: Any, worker: Any, offset: int) -> None:
         if offset != 5 * MIB:
             real(self, worker, offset)
 
-    monkeypatch.setattr(_wipe_pass.WritePass, "block", lazy)
+    monkeypatch.setattr(wipe_passes.WritePass, "block", lazy)
     result = engine(medium, tmp_path / "job")
     assert result["outcome"] == "failed" and result["accounting"]["written"]["verdict"] == "no"
 
@@ -177,14 +260,14 @@ def test_wiped_twice_with_one_key_still_has_canaries(medium: Medium, tmp_path: P
 
 
 def test_bad_places_end_with_exceptions(medium: Medium, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, bad = _wipe_stream.DirectIO._all, {7 * MIB + 8192, 7 * MIB + 12288}
+    real, bad = wipe_stream.DirectIO._all, {7 * MIB + 8192, 7 * MIB + 12288}
 
     def failing(self: Any, function: Any, fd: int, buffer: Any, offset: int, size: int, start: int) -> None:
         if any(offset <= place < offset + size for place in bad):
             raise OSError(errno.EIO, "Input/output error")
         real(self, function, fd, buffer, offset, size, start)
 
-    monkeypatch.setattr(_wipe_stream.DirectIO, "_all", failing)
+    monkeypatch.setattr(wipe_stream.DirectIO, "_all", failing)
     result = engine(medium, tmp_path / "job")
     assert result["outcome"] == "sanitised_with_exceptions"
     assert result["error_ranges"] == [[7 * MIB + 8192, 7 * MIB + 16384]]
@@ -202,10 +285,8 @@ def interpreters() -> list[str]:
 def test_the_job_alone_under_other_pythons(medium: Medium, tmp_path: Path, python: str) -> None:
     folder = tmp_path / "job"
     folder.mkdir()
-    for module in (_wipe_engine, *_wipe_engine.MODULES):
-        (folder / Path(str(module.__file__)).name).write_text(Path(str(module.__file__)).read_text())
     (folder / "spec.json").write_text(json.dumps(spec_of(medium)))
-    argv = [python, "-B", "-I", str(folder / "_wipe_engine.py"), str(folder / "spec.json")]
+    argv = [python, "-B", "-I", _job.lay(str(folder), wipe_engine), str(folder / "spec.json")]
     process = subprocess.run(argv, capture_output=True, text=True, timeout=60, check=False, cwd="/")
     assert process.returncode == 0, process.stderr + (folder / "result.json").read_text()
     result = json.loads((folder / "result.json").read_text())

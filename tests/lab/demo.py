@@ -94,7 +94,7 @@ def begin() -> None:
 def table() -> str:
     rows = json.loads((paths.ESTATE / "report" / "report.json").read_text())["rows"]
     sys.path.insert(0, str(paths.TOP / ".collections"))
-    from ansible_collections.sunset.crm.plugins.plugin_utils.report import table as drawn
+    from ansible_collections.sunset.crm.plugins.plugin_utils.runs.report import table as drawn
 
     return str(drawn(rows))
 
@@ -105,6 +105,9 @@ def main() -> int:
         begin()
         if not accepted():
             say("survey: what is there, what was expected, what nobody planned")
+            say(
+                "  kvm1 carries real virtual machines, emulated in software; pve-simulated is one machine that stands for a SIMULATED Proxmox VE cluster"
+            )
             play("survey", "-e", CLASSIFIED)
             say("alice reads the plan at her own desk and approves it")
             persons.approve()

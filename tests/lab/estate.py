@@ -16,12 +16,13 @@ import sys
 from pathlib import Path
 
 from . import engine, image, inventory, loops, paths, people, prepared, stack, tree, web
-from .layout import CONTAINER_HOST, HOSTS, MEDIA, Host, Medium, devices_of, media_of
+from .layout import CONTAINER_HOST, HOSTS, HYPERVISOR, MEDIA, Host, Medium, devices_of, media_of
 from .loops import Loop
 from .shell import LabError, locked, run, say, together, wait_for
 
 READY = "/etc/lab/ready"
 RECIPE, WIRING = f"{paths.NAME}.recipe", f"{paths.NAME}.wiring"
+CONSOLE = "/var/log/crm-wiki.console"
 LOCK = paths.STATE / "lock"
 
 
@@ -82,11 +83,15 @@ def _hash(*parts: bytes) -> str:
     return hashlib.sha256(b"\0".join(parts)).hexdigest()[:16]
 
 
+def _recipe(host: Host) -> str:
+    return image.guests_recipe_hash() if host.guests else image.recipe_hash()
+
+
 def _labels(tar: bytes, host: Host, devices: list[str], address: str) -> dict[str, str]:
     """What the container was made of, and how it is wired to this machine: two labels."""
     script = tree.script(host.name, "setup.sh", "start.sh") or b""
     return {
-        RECIPE: _hash(tar, script, repr(host).encode(), image.recipe_hash().encode()),
+        RECIPE: _hash(tar, script, repr(host).encode(), _recipe(host).encode()),
         WIRING: _hash(repr((devices, address)).encode()),
     }
 
@@ -127,7 +132,8 @@ class Up:
     def __init__(self) -> None:
         _daemon()
         people.ensure()
-        self.image = image.ensure_host_image()
+        # One after the other: two builds at once take as long on two cores.
+        self.images = {False: image.ensure_host_image(), True: image.ensure_guests_image()}
         image.ensure_mini_image()
         self.addresses = engine.ensure_network()
         self.subnet = self.addresses["app1"].rsplit(".", 1)[0] + ".0/24"
@@ -139,11 +145,11 @@ class Up:
     def host(self, host: Host) -> None:
         """The host runs and is set up. One that is set up stays as it is, even if its recipe is another by now."""
         devices = [self.loops[medium.name].device for medium in devices_of(host.name)]
-        tar = tree.build(host, self.loops, self.volume, self.subnet)
+        tar = tree.build(host, self.loops, self.volume, self.subnet, self.addresses[host.name])
         labels = _labels(tar, host, devices, self.addresses[host.name])
         if not _usable(host, labels):
             engine.remove(host.container)
-            engine.create(host, self.image, self.addresses, devices, labels)
+            engine.create(host, self.images[host.guests], self.addresses, devices, labels)
             engine.put(host.container, tar)
         if not engine.running(host.container):
             _switch_on(host)
@@ -178,7 +184,7 @@ class Up:
         stack.ensure()
         if not all(_laid(medium) for medium in MEDIA.values()):
             self.fill()
-        for name in ("app1", "old1"):
+        for name in ("app1", "old1", HYPERVISOR):
             _run_script(HOSTS[name], "start.sh")
         together(lambda name: self.ready(HOSTS[name]), HOSTS)
 
@@ -186,6 +192,9 @@ class Up:
         """Seen from outside: SSH answers, and where there is a web site, it does."""
         argv = ["ssh-keyscan", "-T", "2", self.addresses[host.name]]
         wait_for(f"SSH of {host.name}", lambda: bool(run(argv, check=False).stdout))
+        if host.name == HYPERVISOR:
+            # It says so when it can hear the power button.
+            wait_for("the Linux guest to have booted", lambda: engine.answers(host.container, ["grep", "-q", "^\\*", CONSOLE]), 300, 1)
         page = {"app1": "/creme_login/", "old1": "/"}.get(host.name)
         if page is not None:
             browser = web.Browser(host.name)

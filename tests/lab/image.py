@@ -1,7 +1,8 @@
 # Copyright: sunset.crm contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The lab's two images: one Debian 12 with systemd for every host, one of a few MB for the application stack.
+"""The lab's three images: one Debian 12 with systemd for every host of the CRM, one for those that carry virtual machines, and one
+of a few MB for the application stack.
 
 Each has a recipe; its hash names the cached tar and the engine's tag, so a changed recipe makes a new image and an
 unchanged one is made once for all clones.
@@ -15,6 +16,7 @@ import json
 import os
 import subprocess
 import tarfile
+from collections.abc import Callable
 from pathlib import Path
 
 from . import paths
@@ -37,6 +39,14 @@ LEFT_OUT = (
     "/usr/lib/postgresql/*/lib/bitcode/*",
     "/usr/lib/*/libLLVM*",
 )
+# Hosts that carry virtual machines. libvirt-daemon-system would bring a firewall and a bridge, which a container has no use for.
+GUESTS_RECIPE = paths.HERE / "image_guests"
+GUESTS_PACKAGES = (
+    "systemd,systemd-sysv,dbus,openssh-server,cron,ca-certificates,iproute2,procps,python3,python3-venv",
+    "libvirt-daemon,libvirt-daemon-driver-qemu,libvirt-clients,qemu-system-x86,qemu-utils,seabios",
+)
+# The simulated Proxmox VE cluster: AGPL, a test dependency, never part of the collection.
+GUESTS_WHEELS = ("fakepve==0.5.0",)
 MINI_COMMANDS = ("sh", "cat", "date", "httpd", "ls", "mkdir", "mv", "printf", "seq", "sleep", "sync", "true", "wget")
 WHEELS = ("creme-crm[pgsql]", "psycopg[binary]", "gunicorn")
 
@@ -55,8 +65,17 @@ def recipe_hash() -> str:
     )
 
 
+def guests_recipe_hash() -> str:
+    files = (RECIPE / "before-packages", GUESTS_RECIPE / "after-packages")
+    return _hash(" ".join(GUESTS_PACKAGES), " ".join(LEFT_OUT), " ".join(GUESTS_WHEELS), *(path.read_text() for path in files))
+
+
 def host_image() -> str:
     return f"{paths.NAME}:{recipe_hash()}"
+
+
+def guests_image() -> str:
+    return f"{paths.NAME}-guests:{guests_recipe_hash()}"
 
 
 def mini_image() -> str:
@@ -67,34 +86,34 @@ def _there(image: str) -> bool:
     return run(["docker", "image", "inspect", image], check=False).returncode == 0
 
 
-def _wheels() -> Path:
-    """Creme and all it needs as wheels: downloaded here, where pip and its settings work, installed offline there."""
+def _wheels(wanted: tuple[str, ...]) -> Path:
+    """Creme, or the simulation, and all it needs as wheels: downloaded here, where pip and its settings work, installed offline there."""
     # By the interpreter that the hosts have too (Debian 12's own), so that the wheels and their conditions fit.
     python = next((path for path in (Path("/usr/bin/python3.11"), paths.TOP / ".venv/bin/python") if path.exists()))
-    folder = paths.CACHE / "wheels" / _hash(str(python), *WHEELS)
+    folder = paths.CACHE / "wheels" / _hash(str(python), *wanted)
     if not (folder / ".complete").exists():
-        say("fetching Creme CRM's wheels")
+        say(f"fetching the wheels of {wanted[0]}")
         folder.mkdir(parents=True, exist_ok=True)
         pip = [str(paths.TOP / ".venv/bin/python"), "-m", "pip", "--python", str(python)]
-        run([*pip, "wheel", "--quiet", "--prefer-binary", "--wheel-dir", str(folder), *WHEELS])
+        run([*pip, "wheel", "--quiet", "--prefer-binary", "--wheel-dir", str(folder), *wanted])
         (folder / ".complete").touch()
     return folder
 
 
-def _build(target: Path) -> None:
-    wheels = _wheels()
-    say("building the hosts' image with mmdebstrap (about a minute and a half)")
+def _build(target: Path, packages: tuple[str, ...], after: Path, wheels: tuple[str, ...]) -> None:
+    fetched = _wheels(wheels)
+    say(f"building the image {target.name} with mmdebstrap (about a minute and a half)")
     part = target.with_name(f"part-{target.name}")
     mirror = os.environ.get("SUNSET_LAB_MIRROR")
     argv = [
         "mmdebstrap",
         "--quiet",
         "--variant=minbase",
-        f"--include={','.join(PACKAGES)}",
+        f"--include={','.join(packages)}",
         "--dpkgopt=force-unsafe-io",
         *(f"--dpkgopt=path-exclude={path}" for path in LEFT_OUT),
         f'--essential-hook={RECIPE}/before-packages "$1"',
-        f'--customize-hook={RECIPE}/after-packages "$1" {wheels}',
+        f'--customize-hook={after}/after-packages "$1" {fetched}',
         "bookworm",
         str(part),
         *([mirror] if mirror else []),
@@ -125,17 +144,25 @@ def _import(tar: Path, image: str) -> None:
 
 
 def ensure_host_image() -> str:
-    image = host_image()
+    return _ensure(host_image(), f"host-{recipe_hash()}", lambda tar: _build(tar, PACKAGES, RECIPE, WHEELS))
+
+
+def ensure_guests_image() -> str:
+    """The image of hosts that carry virtual machines."""
+    return _ensure(guests_image(), f"guests-{guests_recipe_hash()}", lambda tar: _build(tar, GUESTS_PACKAGES, GUESTS_RECIPE, GUESTS_WHEELS))
+
+
+def _ensure(image: str, title: str, build: Callable[[Path], None]) -> str:
     if _there(image):
         return image
-    tar = paths.CACHE / "images" / f"host-{recipe_hash()}.tar.zst"
+    tar = paths.CACHE / "images" / f"{title}.tar.zst"
     tar.parent.mkdir(parents=True, exist_ok=True)
     # Tests of several kinds may ask for it at once: one makes it, the others wait.
-    with locked(tar.parent / "lock"):
+    with locked(tar.parent / ("lock" if title.startswith("host-") else f"lock-{title.partition('-')[0]}")):
         if _there(image):
             return image
         if not tar.exists():
-            _build(tar)
+            build(tar)
         _import(tar, image)
         _forget_older(tar, image)
     return image
@@ -143,10 +170,10 @@ def ensure_host_image() -> str:
 
 def _forget_older(tar: Path, image: str) -> None:
     """Tars and images of earlier recipes; one that a container still uses stays until the next time."""
-    for other in tar.parent.glob("host-*.tar.zst"):
+    for other in tar.parent.glob(f"{tar.name.partition('-')[0]}-*.tar.zst"):
         if other != tar:
             other.unlink()
-    for name in out(["docker", "image", "ls", "--format", "{{.Repository}}:{{.Tag}}", paths.NAME]).split():
+    for name in out(["docker", "image", "ls", "--format", "{{.Repository}}:{{.Tag}}", image.partition(":")[0]]).split():
         if name != image:
             run(["docker", "image", "rm", name], check=False)
     run(["docker", "image", "prune", "-f", "--filter", f"label={paths.NAME}=1"], check=False)
@@ -189,4 +216,4 @@ def remove_images() -> None:
 
 
 def describe() -> str:
-    return json.dumps({"host": host_image(), "mini": mini_image()})
+    return json.dumps({"host": host_image(), "guests": guests_image(), "mini": mini_image()})

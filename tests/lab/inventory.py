@@ -10,8 +10,8 @@ from typing import Any
 
 import yaml
 
-from . import paths, people
-from .layout import HOSTS, VAULTS
+from . import paths, people, virtual
+from .layout import HOSTS, SIMULATED, VAULTS
 from .loops import Loop
 
 HEAD = "# Written by tests/lab for the estate that is up; `make lab-up` writes it again.\n---\n"
@@ -40,6 +40,8 @@ def _all_vars(loops: dict[str, Loop], volume: str) -> dict[str, Any]:
 
 def _host_vars(host: str, address: str) -> dict[str, Any]:
     found: dict[str, Any] = {"ansible_host": address, "ansible_user": HOSTS[host].user}
+    if host == SIMULATED:
+        found["sunset_lab_simulated_api"] = virtual.declaration(address)
     if host in VAULTS:
         found["sunset_ledger_receiver"] = {
             "user": "ledger",

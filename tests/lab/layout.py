@@ -30,6 +30,7 @@ class Host:
     user: str = "root"  # whom Ansible logs in as
     extra: tuple[str, ...] = ()  # arguments of docker create
     like: str = ""  # the host whose files and scripts it shares
+    guests: bool = False  # carries virtual machines, real or simulated: made from the image with their tools
 
     @property
     def container(self) -> str:
@@ -41,6 +42,9 @@ class Host:
         return self.like or self.name
 
 
+# One machine that stands for a whole Proxmox VE cluster: its API is simulated, and so are the nodes and guests behind it.
+SIMULATED = "pve-simulated"
+HYPERVISOR = "kvm1"
 VOLUME = f"{paths.NAME}-shop-data"
 
 MEDIA = {
@@ -52,6 +56,8 @@ MEDIA = {
         Medium("shopvol", 64, (("dock1", "{volume}"),)),
         # The container host's own disk: what preserve stages there must lie outside the volume that it copies.
         Medium("dockdisk", 64, (("dock1", "/srv/dock"),)),
+        # The disks of the virtual machines, and where their copies are staged.
+        Medium("kvmdisk", 64, (("kvm1", "/srv/kvm"),)),
     )
 }
 
@@ -62,6 +68,8 @@ HOSTS = {
         Host("db1", 12),
         Host("old1", 13),
         Host("dock1", 14, extra=("-v", "/var/run/docker.sock:/var/run/docker.sock")),
+        Host("kvm1", 15, guests=True),
+        Host(SIMULATED, 16, guests=True),
         Host("vault1", 21, user="vault", extra=("--shm-size", "2g")),
         Host("station1", 22),
         Host("vault2", 23, user="vault", extra=("--shm-size", "2g"), like="vault1"),

@@ -9,7 +9,7 @@ import io
 import tarfile
 from pathlib import Path
 
-from . import paths, people
+from . import paths, people, virtual
 from .layout import HOSTS, VAULTS, Host, media_of
 from .loops import Loop
 
@@ -72,7 +72,7 @@ def _receiver(tar: Tar) -> None:
         tar.add("/usr/local/lib/sunset/ledger_receiver.py", RECEIVER.read_bytes(), 0o755)
 
 
-def build(host: Host, loops: dict[str, Loop], volume: str, subnet: str) -> bytes:
+def build(host: Host, loops: dict[str, Loop], volume: str, subnet: str, address: str) -> bytes:
     tar = Tar()
     tar.tree(HOSTS_DIR / "common/rootfs")
     tar.tree(HOSTS_DIR / host.recipe / "rootfs")
@@ -89,6 +89,8 @@ def build(host: Host, loops: dict[str, Loop], volume: str, subnet: str) -> bytes
     tar.add("/etc/lab.env", f"LAB_SUBNET={subnet}\nLAB_DB_PASSWORD={people.database_password()}\n", 0o600)
     if host.name in VAULTS:
         _receiver(tar)
+    for name, (content, mode) in virtual.files(host, address).items():
+        tar.add(name, content, mode)
     if host.name == "app1":
         tar.add("/usr/local/lib/lab/marks.py", (paths.HERE / "marks.py").read_bytes())
     return tar.bytes()

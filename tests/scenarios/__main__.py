@@ -13,7 +13,7 @@ from tests.lab.shell import LabError, die
 
 sys.path.insert(0, str(lab.TOP / ".collections"))
 
-from . import applications, base, copies, ends, killing, stacks, survey, world
+from . import applications, base, copies, ends, hypervisors, killing, stacks, survey, world
 
 ALL: dict[str, base.Scenario] = {
     scenario.name: scenario
@@ -23,6 +23,7 @@ ALL: dict[str, base.Scenario] = {
         applications.Stop(),
         applications.Resume(),
         stacks.Containers(),
+        hypervisors.Guests(),
         copies.Preserve(),
         copies.Vault(),
         ends.PowerOff(),
@@ -49,9 +50,11 @@ def main(arguments: list[str]) -> int:
     verb, *rest = arguments or ["help"]
     try:
         if verb == "create":
+            hypervisors.destroy()
             world.create()
             survey.write_inventory()
         elif verb == "destroy":
+            hypervisors.destroy()
             world.destroy()
         elif verb == "prepare":
             ALL[rest[0]].prepare()

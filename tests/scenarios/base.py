@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.sunset.crm.plugins.plugin_utils import ledger, survey, view
+from ansible_collections.sunset.crm.plugins.plugin_utils.planning import survey
+from ansible_collections.sunset.crm.plugins.plugin_utils.record import ledger, view
 from tests.lab import paths as lab
 from tests.lab.shell import LabError, run
 

@@ -6,17 +6,23 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
+import re
+import sqlite3
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from ansible_collections.sunset.crm.plugins.plugin_utils.record import ledger
 from tests.lab.shell import run
 
-from . import world
+from . import engines, world
 from .applications import nowhere
 from .base import Declaration, Moment, Scenario, facts
 
+# As text, or as the hexadecimal digits in which MariaDB's exact rows are written.
+PERSON = "Zoë Müster|5A6FC3AB204DC3BC73746572"
 ROW = "Zoë Müster, 田中 {n}"
 ROWS = {"calm": 50, "torn": 20000, "kept": 5}
 
@@ -32,6 +38,25 @@ def database(name: str, staging: str, **more: Any) -> Declaration:
     real = name.replace("-", "_")
     declared = {"kind": "database", "name": name, "engine": "postgresql", "database": real, "port": 5432, "staging": staging}
     return {**declared, "identity": {"database": real}, **more}
+
+
+def mariadb(name: str, **more: Any) -> Declaration:
+    real = name.replace("-", "_")
+    declared = {"kind": "database", "name": name, "engine": "mariadb", "database": real, "staging": f"/srv/{name}/.staging"}
+    return {**declared, "identity": {"database": real}, **more}
+
+
+def boxed(engine: str) -> Declaration:
+    """The database crm of one of the servers in the container."""
+    name = f"preserve-{engine}-box-calm"
+    declared = {"kind": "database", "name": name, "engine": engine, "database": "crm", "staging": f"/srv/{name}/.staging"}
+    reach = {"kind": "container", "container": engines.BOX}
+    return {**declared, "identity": {"database": "crm"}, "reach": reach, "uses": ["container:preserve-box-kept"]}
+
+
+def sqlite(name: str, path: str) -> Declaration:
+    declared = {"kind": "database", "name": name, "engine": "sqlite", "database": path, "staging": f"/srv/{name}/.staging"}
+    return {**declared, "identity": {"path": path}}
 
 
 def filestore(name: str) -> Declaration:
@@ -65,12 +90,12 @@ def drop_access(host: str) -> None:
     world.shell(host, "sed -i '/^restrict,command=/d' /root/.ssh/authorized_keys")
 
 
-LITE = "/srv/preserve-lite-calm/crm.sqlite3"
-LAY_LITE = f"""
-rm -rf /srv/preserve-lite-calm; install -d /srv/preserve-lite-calm
+LITE, VAULT_LITE = "/srv/preserve-lite-calm/crm.sqlite3", "/srv/vault-lite-calm/crm.sqlite3"
+LAY_LITE = """
+rm -rf $(dirname {path}); install -d $(dirname {path})
 python3 - <<'P'
 import sqlite3
-c = sqlite3.connect("{LITE}")
+c = sqlite3.connect("{path}")
 c.execute("PRAGMA journal_mode = WAL")
 c.execute("CREATE TABLE people (n INTEGER PRIMARY KEY, name TEXT)")
 c.executemany("INSERT INTO people VALUES (?, ?)", [(n, "Zoë Müster, 田中 %d" % n) for n in range(70)])
@@ -97,22 +122,37 @@ class Preserve(Scenario):
         for part in world.PARTS:
             lay_database("data1", f"preserve-{part}", part)
             lay_files("data1", f"preserve-{part}")
-        world.shell("data1", LAY_LITE)
+        world.shell("data1", LAY_LITE.format(path=LITE))
         world.shell("data1", LAY_QUEUE)
+        engines.lay_mariadb("data1", "preserve_maria_calm")
+        world.shell("data1", "rm -rf /srv/preserve-maria-calm; install -d /srv/preserve-maria-calm")
+        drop_access("dock1")
+        world.shell("dock1", "rm -rf /srv/preserve-*; install -d /srv/preserve-postgresql-box-calm /srv/preserve-mariadb-box-calm")
+        engines.lay_box()
 
     def declared(self) -> dict[str, list[Declaration]]:
         items: list[Declaration] = [nowhere()]
         for part in world.PARTS:
             name = f"preserve-{part}"
             items += [database(name, f"/srv/{name}/.staging"), filestore(name)]
-        items.append({"kind": "database", "name": "preserve-lite-calm", "engine": "sqlite", "database": LITE,
-                      "staging": "/srv/preserve-lite-calm/.staging", "identity": {"path": LITE}})  # fmt: skip
+        items += [sqlite("preserve-lite-calm", LITE), mariadb("preserve-maria-calm")]
         items.append({"kind": "database", "name": "preserve-queue-calm", "engine": "redis", "database": "all", "socket": QUEUE_SOCKET,
                       "staging": "/srv/preserve-queue-calm/.staging", "identity": {"dir": "/srv/preserve-queue-calm/data"}})  # fmt: skip
         # Something that writes stands on the kept data sets, and nobody has stopped it.
         uses = ["database:preserve-kept", "filestore:preserve-kept"]
         services = [{"unit": "preserve-kept-web.service", "ports": []}]
-        return {"data1": items, "app1": [{"kind": "application", "name": "preserve-kept", "uses": uses, "services": services}]}
+        # The container itself is the business of another scenario: here it is never stopped.
+        stack = {"kind": "container", "name": "preserve-box-kept", "label": f"{world.NAME}.stack=box", "shared_engine": True}
+        inside = [
+            boxed("postgresql"),
+            boxed("mariadb"),
+            {**stack, "identity": {"containers": [engines.BOX]}, "staging": "/srv/preserve-box"},
+        ]
+        return {
+            "data1": items,
+            "dock1": inside,
+            "app1": [{"kind": "application", "name": "preserve-kept", "uses": uses, "services": services}],
+        }
 
     def look(self) -> dict[str, Any]:
         seen: dict[str, Any] = {"access": access("data1")}
@@ -130,7 +170,31 @@ class Preserve(Scenario):
                 "roles": sorted(one["role"] for one in recorded),
                 **self._opened(paths),
             }
-        return seen | self._others()
+        return seen | self._others() | {name: self._text(*where) for name, where in self.TEXTS.items()}
+
+    TEXTS = {
+        "maria": ("data1", "database:preserve-maria-calm"),
+        "box_postgresql": ("dock1", "database:preserve-postgresql-box-calm"),
+        "box_mariadb": ("dock1", "database:preserve-mariadb-box-calm"),
+    }
+
+    def _text(self, host: str, item: str) -> dict[str, Any]:
+        """How many of the people are in a dump, and what lies beside it; nothing of the password may be there."""
+        recorded = self.result(item, "dump").get("artefacts", [])
+        seen: dict[str, Any] = {"roles": sorted(one["role"] for one in recorded), "rows": 0, "password": ""}
+        for one in recorded:
+            if one["role"] == "dump":
+                show = "pg_restore -a -t people -f -" if ".pgcustom" in one["path"] else "cat"
+                find = f"{{ grep -oiE '{PERSON}' || true; }} | wc -l"
+                seen["rows"] = int(world.shell(host, f"zstd -qdc {one['path']} | {show} | {find}"))
+            there = world.shell(host, f"stat -c '%a %U' {one['path']}").split()
+            seen["modes"] = sorted({*seen.get("modes", []), " ".join(there)})
+        readings = [entry.record for entry in ledger.read(self.estate / "ledger.jsonl") if entry.record["kind"] == "outcome"]
+        readings = [record for record in readings if record["item"] == item and record["aspect"] == "dump"]
+        seen["first_run"] = [record["changed"] for record in readings if record["run"] == readings[0]["run"]]
+        if recorded:
+            seen["password"] = world.shell(host, "grep -rlaF zq7box /srv/preserve-* /tmp /dev/shm 2>/dev/null || true").strip()
+        return seen
 
     def _others(self) -> dict[str, Any]:
         """The copies of SQLite and Redis, opened by Python's own sqlite3 and read as JSON."""
@@ -159,7 +223,7 @@ class Preserve(Scenario):
 
 
 class Vault(Scenario):
-    """calm: a database and a file store of data2; torn: a file store of store1; kept: one of data1 that nobody has copied."""
+    """calm: a database of each engine and a file store of data2; torn: a file store of store1; kept: one of data1 that nobody has copied."""
 
     name = "vault"
     hosts = {"calm": "data2", "torn": "store1", "kept": "data1"}
@@ -169,6 +233,9 @@ class Vault(Scenario):
         forget_vault(self.estate_name)
         world.shell("data2", RELEASE)
         lay_database("data2", "vault-calm", "calm")
+        engines.lay_mariadb("data2", "vault_maria_calm")
+        world.shell("data2", "rm -rf /srv/vault-maria-calm; install -d /srv/vault-maria-calm")
+        world.shell("data2", LAY_LITE.format(path=VAULT_LITE))
         for part, host in self.hosts.items():
             lay_files(host, f"vault-{part}")
         for host in ("data2", "store1"):
@@ -177,12 +244,13 @@ class Vault(Scenario):
     def declared(self) -> dict[str, list[Declaration]]:
         server = database("vault-calm", "/srv/vault-calm/.staging", unit="postgresql@15-main.service", data="/var/lib/postgresql")
         found: dict[str, list[Declaration]] = {host: [filestore(f"vault-{part}")] for part, host in self.hosts.items()}
-        found["data2"] += [server, nowhere()]
+        maria = mariadb("vault-maria-calm", port=3306, unit=engines.NAME, data="/var/lib/molecule-maria")
+        found["data2"] += [server, maria, sqlite("vault-lite-calm", VAULT_LITE), nowhere()]
         return found
 
     def look(self) -> dict[str, Any]:
         return {part: self._package(part, host) for part, host in self.hosts.items()} | {
-            "server": facts("data2", units=["postgresql@15-main.service"], ports=[5432]),
+            "server": facts("data2", units=["postgresql@15-main.service", engines.NAME], ports=[5432, 3306]),
         }
 
     def _package(self, part: str, host: str) -> dict[str, Any]:
@@ -211,6 +279,12 @@ class Vault(Scenario):
                 plain = run(["age", "-d", "-i", str(desk / "identity"), str(desk / "file")]).stdout
                 if path.endswith(".tar.zst.age"):
                     found["files"] = run(["tar", "--zstd", "-tf", "-"], stdin=plain).stdout.decode().count(".txt")
+                if path.endswith(".sqlite3.zst.age"):
+                    (desk / "lite").write_bytes(run(["zstd", "-qdc"], stdin=plain).stdout)
+                    with contextlib.closing(sqlite3.connect(desk / "lite")) as opened:
+                        found["lite"] = opened.execute("SELECT count(*) FROM people").fetchone()[0]
+                if "/database-vault-maria-calm/" in path and path.endswith(".sql.zst.age") and ".users." not in path:
+                    found["maria"] = len(re.findall(f"(?i){PERSON}", run(["zstd", "-qdc"], stdin=plain).stdout.decode()))
                 if path.endswith(".pgcustom.zst.age"):
                     raw = run(["zstd", "-qdc"], stdin=plain).stdout
                     text = world.execute("data1", ["pg_restore", "-a", "-t", "people", "-f", "-"], stdin=raw)

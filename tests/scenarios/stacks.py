@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from tests.lab import engine, image
-from tests.lab import paths as lab
+from tests.lab import engine, image, paths as lab
 from tests.lab.shell import out, run
 
 from . import world

@@ -13,14 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from tests.lab import engine, image, tree
-from tests.lab import paths as lab
+from tests.lab import engine, image, paths as lab, tree
 from tests.lab.shell import LabError, out, run, together, wait_for
 
 NAME = "sunset-molecule"
 LABEL = f"{NAME}=1"
 STATE = lab.STATE / "molecule"
 KEYS, MEDIA, INVENTORY, READY = STATE / "keys", STATE / "media", STATE / "inventory.json", STATE / "ready"
+# Where the hypervisors beside virt1 have their sockets and disks; the same path inside it.
+GUESTS = STATE / "guests-world"
 PEOPLE = ("alice", "bob")
 PARTS = ("calm", "torn", "kept")
 MIB = 1 << 20
@@ -48,19 +49,22 @@ systemctl start postgresql@15-main
 """
 SETUP_VAULT = "install -d -o vault -g vault -m 0700 /srv/vault && chown -R vault:vault /srv/vault\n"
 
+# The engine's own client: a database in a container is reached by it.
+DOCKER = os.path.realpath(shutil.which("docker") or "/usr/bin/docker")
 HOSTS = {
     host.name: host
     for host in (
         Host("app1", setup="systemctl --quiet enable --now nginx.service cron.service\n"),
         Host("data1", setup=SETUP_DATA),
         Host("data2", setup=SETUP_DATA),
-        Host("dock1", extra=("-v", "/var/run/docker.sock:/var/run/docker.sock")),
+        Host("dock1", extra=("-v", "/var/run/docker.sock:/var/run/docker.sock", "-v", f"{DOCKER}:/usr/local/bin/docker:ro")),
         Host("gone1", media=PARTS),
         Host("idle1"),
         Host("idle2"),
         Host("seen1", media=("papers",), mounts=True, setup="systemctl --quiet enable --now cron.service\n"),
         Host("station1", media=PARTS),
         Host("store1"),
+        Host("virt1", extra=("-v", f"{GUESTS}:{GUESTS}")),
         Host("vault1", user="vault", extra=("--shm-size", "512m"), setup=SETUP_VAULT),
     )
 }
@@ -277,6 +281,8 @@ def write_inventory(variables: dict[str, dict[str, Any]], shared: dict[str, Any]
         name: {"ansible_host": where.get(name, name), "ansible_user": host.user, **variables.get(name, {})} for name, host in HOSTS.items()
     }
     document = {"_meta": {"hostvars": hostvars}, "all": {"hosts": list(HOSTS), "vars": common}, "sunset_estate": {"hosts": ["seen1"]}}
+    # The survey looks at the vaults too.
+    document["sunset_vaults"] = {"hosts": ["vault1"]}
     part = INVENTORY.with_suffix(".part")
     part.write_text(json.dumps(document, indent=1))
     part.rename(INVENTORY)

@@ -17,8 +17,13 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.sunset.crm.plugins.plugin_utils import gates, ledger, plan, runs, statements, steps, view
-from ansible_collections.sunset.crm.plugins.plugin_utils.ledger import Entry
+from ansible_collections.sunset.crm.plugins.module_utils._volume import chain as volume_chain
+from ansible_collections.sunset.crm.plugins.plugin_utils.people import statements
+from ansible_collections.sunset.crm.plugins.plugin_utils.planning import plan
+from ansible_collections.sunset.crm.plugins.plugin_utils.record import ledger, view
+from ansible_collections.sunset.crm.plugins.plugin_utils.record.ledger import Entry
+from ansible_collections.sunset.crm.plugins.plugin_utils.runs import runs
+from ansible_collections.sunset.crm.plugins.plugin_utils.steps import grounds, steps
 
 VAULTS = ("vault1", "vault2")
 NOW = datetime(2026, 11, 21, 12, 0, tzinfo=UTC)
@@ -97,6 +102,18 @@ def medium(name: str, where: str, wave: str) -> Record:
         "id": f"medium:{name}", "kind": "medium", "host": where, "wave": wave, "stands_on": [],
         "identity": {"kind": "loop", "serial": f"serial-{name}", "inode": 7, "size": 64 << 20},
         "expects": {"device": "/dev/loop7"}, "wipe": {"way": "station", "host": "station1"},
+    }  # fmt: skip
+
+
+def virtual_medium(name: str, where: str, wave: str, guest_name: str = "a", path: str = "") -> Record:
+    """A disk of a guest whose hypervisor stays."""
+    layers = [
+        {"path": path or f"/images/{name}.qcow2", "format": "qcow2", "kind": "file", "inode": 7, "virtual_bytes": 8388608},
+    ]
+    return {
+        "id": f"medium:{name}", "kind": "medium", "host": where, "wave": wave, "identity": volume_chain.identity(layers), "stands_on": [],
+        "expects": {"device": layers[0]["path"], "layers": layers, "guests": [[guest_name, "vda"]]},
+        "wipe": {"way": "in-place", "host": where, "method": "overwrite"},
     }  # fmt: skip
 
 
@@ -287,10 +304,10 @@ def attested(signer: str = "carol") -> list[statements.Statement]:
     ]
 
 
-def context(book: Book, words: Iterable[statements.Statement] = (), **changes: Any) -> gates.Context:
+def context(book: Book, words: Iterable[statements.Statement] = (), **changes: Any) -> grounds.Context:
     """What a gate sees: a shutdown of all waves by an operator who signs nothing, approved by alice."""
     given: Record = {"approver": "alice", "operator": "olga", "waves": tuple(book.plan.waves), "now": NOW, "phase": "shutdown"}
-    return gates.Context(book.plan, book.view(), statements.Statements(list(words), {}), **{**given, **changes})
+    return grounds.Context(book.plan, book.view(), statements.Statements(list(words), {}), **{**given, **changes})
 
 
 # --- real keys and a real estate folder ---
@@ -337,8 +354,8 @@ def write_ledger(path: Path, book: Book) -> None:
 
 def make_estate(folder: Path, keys: dict[str, Path], data: Record | None = None, book: Book | None = None) -> Any:
     """An estate's folder as on a control node: plan, alice's approval, and the ledger of a book."""
-    from ansible_collections.sunset.crm.plugins.plugin_utils import signatures
-    from ansible_collections.sunset.crm.plugins.plugin_utils.estate import Estate
+    from ansible_collections.sunset.crm.plugins.plugin_utils.people import signatures
+    from ansible_collections.sunset.crm.plugins.plugin_utils.record.estate import Estate
 
     estate = Estate.at(folder)
     data = data or plan_data()

@@ -5,13 +5,14 @@
 
 import copy
 
-from ansible_collections.sunset.crm.plugins.module_utils import _disk_facts
+from ansible_collections.sunset.crm.plugins.module_utils._disk import facts as disk_facts
+from ansible_collections.sunset.crm.plugins.module_utils._wipe import keys as wipe_keys
 
 GB = 10**9
 
 
 def _fact(name, kind, transport, size, **more):
-    fact = _disk_facts.blank(name)
+    fact = disk_facts.blank(name)
     fact.update(path="/dev/" + name, number="8:%d" % (sum(map(ord, name)) % 250), transport=transport, held="no", root="no", model="Sample")
     fact["class"] = kind
     fact["serial"] = "SER-" + name
@@ -73,3 +74,26 @@ def volume(name="dm-1", layer="lvm", size=10 * GB, **more):
 
 def usb(name="sdd", **more):
     return _fact(name, "usb", "usb", 32 * GB, **more)
+
+
+def luks(**more):
+    """A volume of LUKS2 that is all of a medium, as its header says it."""
+    found = {
+        "version": 2, "uuid": "u", "keyslots": ["0", "1"], "tokens": ["0 systemd-tpm2"], "header_bytes": 1 << 24, "secondary": "yes",
+        "cipher": "aes-xts-plain64", "key_bits": 512, "whole": "yes", "data_bytes": None, "unfinished": "no", "strength": "yes",
+    }  # fmt: skip
+    return dict(found, **more)
+
+
+def key_copy(place="header-backup", **more):
+    said = {"place": place, "count": 1, "where": "the safe", "destroyed": "yes", "how": "shredded", "by": "Eva", "at": "2026-11-01"}
+    return dict(said, **more)
+
+
+def key_ledger(*copies, **more):
+    """What a person signs of the keys of such a volume: every place is accounted for."""
+    told = {copy["place"] for copy in copies}
+    none = [name for name in wipe_keys.NAMES if name not in told]
+    return dict(
+        {"uuid": "u", "encrypted_from_start": "yes", "none": none, "copies": list(copies), "signer": "bob", "sha256": "a" * 64}, **more
+    )

@@ -12,19 +12,21 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from ansible_collections.sunset.crm.plugins.plugin_utils import filling, steps
+from ansible_collections.sunset.crm.plugins.plugin_utils.steps import filling, steps
 from tests.unit.documented import documentation
 
 TOP = Path(__file__).parents[2]
 PLUGINS = TOP / "plugins"
 MODULES = sorted((PLUGINS / "modules").glob("*.py"))
-UTILS = sorted((PLUGINS / "module_utils").glob("*.py"))
+UTILS = sorted((PLUGINS / "module_utils").rglob("*.py"))
+CONTROL_UTILS = sorted((PLUGINS / "plugin_utils").rglob("*.py"))
 ROLES = sorted(path for path in (TOP / "roles").iterdir() if path.is_dir())
 # What neither changes a machine of the estate nor waits for a person.
 READ_ONLY = {
@@ -43,7 +45,7 @@ READ_ONLY = {
 }
 # Modules of ours that only read, or only write the estate's own folder on the control node.
 UNRECORDED = {"host_survey", "guest_survey", "plan_build", "report", "run_open", "run_close", "run_gate", "run_joined"}
-UNRECORDED |= {"vault_verify", "vault_probe", "host_idle", "machine_look", "disk_info", "media_plan", "wipe_audit"}
+UNRECORDED |= {"vault_verify", "vault_probe", "host_idle", "machine_look", "disk_info", "media_plan", "wipe_audit", "volume_info"}
 RECORDED = {path.stem for path in MODULES} - UNRECORDED
 KEYWORDS = {"name", "loop", "loop_control", "when", "register", "vars", "tags", "block", "rescue", "always", "run_once", "changed_when"}
 KEYWORDS |= {"failed_when", "no_log", "become", "become_user", "check_mode", "ignore_unreachable", "notify", "until", "retries", "delay"}
@@ -64,7 +66,7 @@ def test_every_module_that_can_change_something_is_known_as_recorded() -> None:
     by_action = {
         path.stem
         for path in (PLUGINS / "action").glob("*.py")
-        if re.search(r"class ActionModule\((RecordedAction|GuestsAction)\)", path.read_text())
+        if re.search(r"class ActionModule\((RecordedAction|GuestsAction|WipeAction)\)", path.read_text())
     }
     assert by_frame <= RECORDED
     assert by_action == RECORDED
@@ -104,7 +106,7 @@ def test_actions_are_thin_and_none_is_reached_by_a_redirect() -> None:
     runtime = yaml.safe_load((TOP / "meta/runtime.yml").read_text())
     assert not (runtime.get("plugin_routing") or {}).get("action")
     assert not (runtime.get("plugin_routing") or {}).get("modules")
-    control = UNRECORDED - {"host_survey", "vault_probe", "host_idle", "machine_look", "disk_info"}
+    control = UNRECORDED - {"host_survey", "vault_probe", "host_idle", "machine_look", "disk_info", "volume_info"}
     assert {path.stem for path in (PLUGINS / "action").glob("*.py")} == RECORDED | control
 
 
@@ -248,10 +250,10 @@ def test_vermin_finds_nothing_newer_than_python_3_6() -> None:
 
 
 # Libraries of the vaults, imported where they are wanted and refused in plain words where they are not there.
-OF_VAULTS = {"_export_xlsx": {"xlsxwriter"}}
+OF_VAULTS = {PLUGINS / "module_utils/_export/xlsx.py": {"xlsxwriter"}}
 
 
-@pytest.mark.parametrize("path", TRAVELLING, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", TRAVELLING, ids=lambda path: str(path.relative_to(TOP)))
 def test_code_that_travels_imports_the_standard_library_and_itself_only(path: Path) -> None:
     own = "ansible_collections.sunset.crm.plugins.module_utils"
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
@@ -260,11 +262,52 @@ def test_code_that_travels_imports_the_standard_library_and_itself_only(path: Pa
             assert node.level == 0
             names = [node.module or ""]
         for name in names:
-            mine = name.startswith((own, "ansible.module_utils")) or (
-                name.startswith("_") and (PLUGINS / "module_utils" / f"{name}.py").exists()
-            )
-            allowed = sys.stdlib_module_names | OF_VAULTS.get(path.stem, set())
+            mine = name.startswith((own, "ansible.module_utils"))
+            allowed = sys.stdlib_module_names | OF_VAULTS.get(path, set())
             assert mine or name.split(".")[0] in allowed, f"{path.name} imports {name}"
+
+
+ROOMS = sorted({path.parent for path in [*UTILS, *CONTROL_UTILS]} - {PLUGINS / "module_utils", PLUGINS / "plugin_utils"})
+
+
+@pytest.mark.parametrize("room", ROOMS, ids=lambda room: str(room.relative_to(PLUGINS)))
+def test_each_room_says_what_it_is_for_and_is_small_enough_to_be_read(room: Path) -> None:
+    inside = ast.parse((room / "__init__.py").read_text(encoding="utf-8"))
+    assert ast.get_docstring(inside) and len(inside.body) == 1, "a docstring and nothing else: what is in a room is imported from its file"
+    assert len(list(room.glob("*.py"))) <= 21, "a room for twenty files; more want another one"
+    assert room.name.startswith("_") == (room.parent.name == "module_utils"), "what travels is private by its underscore"
+    assert not [path.name for path in room.glob("_*.py") if path.name != "__init__.py"], "a file in a room needs no underscore"
+
+
+def test_a_file_that_travels_goes_by_one_name() -> None:
+    """Its room and its own name: ``from ._wipe import engine as wipe_engine``, wherever it is used."""
+    own = "ansible_collections.sunset.crm.plugins.module_utils._"
+    seen = 0
+    for path in [*MODULES, *UTILS, *CONTROL_UTILS, *sorted((PLUGINS / "action").glob("*.py"))]:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.ImportFrom) and (node.module or "").startswith(own) and "." not in (node.module or "")[len(own) :]:
+                room = (node.module or "")[len(own) :]
+                if not (PLUGINS / "module_utils" / f"_{room}").is_dir():
+                    continue
+                for alias in node.names:
+                    seen += 1
+                    assert alias.asname in (f"{room}_{alias.name}", f"{room}_{alias.name}_file"), (
+                        f"{path.name} calls {alias.name} {alias.asname}"
+                    )
+    assert seen > 300
+
+
+def test_nothing_imports_in_a_circle() -> None:
+    """Also where an import is put into a function, or under TYPE_CHECKING, to hide one."""
+    package = "ansible_collections.sunset.crm.plugins"
+    files = {".".join([package, *path.relative_to(PLUGINS).with_suffix("").parts]): path for path in [*UTILS, *CONTROL_UTILS]}
+    graph: dict[str, set[str]] = {}
+    for name, path in files.items():
+        found = [node for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.ImportFrom)]
+        named = {f"{node.module}.{alias.name}" for node in found for alias in node.names} | {str(node.module) for node in found}
+        graph[name] = named & set(files)
+    assert sum(map(len, graph.values())) > 300
+    list(TopologicalSorter(graph).static_order())  # a CycleError names the files
 
 
 def sources() -> list[Path]:
@@ -288,7 +331,7 @@ def test_every_file_names_its_licence() -> None:
 
 
 def test_no_shell_and_no_secret_in_a_command_line() -> None:
-    for path in [*(PLUGINS / "modules").glob("*.py"), *(PLUGINS / "module_utils").glob("*.py"), *(PLUGINS / "plugin_utils").glob("*.py")]:
+    for path in [*MODULES, *UTILS, *CONTROL_UTILS]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.keyword) and node.arg == "shell":
                 assert isinstance(node.value, ast.Constant) and node.value.value is False, path.name

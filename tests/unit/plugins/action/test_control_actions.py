@@ -12,15 +12,18 @@ from typing import Any
 import pytest
 
 from ansible_collections.sunset.crm.plugins.action import plan_build, report, run_close, run_gate, run_joined, run_open
-from ansible_collections.sunset.crm.plugins.plugin_utils import copies, ledger, predictions, signatures
-from ansible_collections.sunset.crm.plugins.plugin_utils import estate as estates
-from ansible_collections.sunset.crm.plugins.plugin_utils.control import ControlAction
+from ansible_collections.sunset.crm.plugins.plugin_utils.actions.control import ControlAction
+from ansible_collections.sunset.crm.plugins.plugin_utils.certificates import certificate
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
-from ansible_collections.sunset.crm.plugins.plugin_utils.estate import Estate
+from ansible_collections.sunset.crm.plugins.plugin_utils.people import signatures
+from ansible_collections.sunset.crm.plugins.plugin_utils.record import copies, estate as estates, ledger
+from ansible_collections.sunset.crm.plugins.plugin_utils.record.estate import Estate
+from ansible_collections.sunset.crm.plugins.plugin_utils.steps import predictions
 from tests.unit.builders import Book, complete, make_estate, make_plan, plan_bytes, plan_data, sign
+from tests.unit.plugins.plugin_utils.certificates.test_certificate import facts as wipe_facts
 
 Result = dict[str, Any]
-ANSWER = {"sunset_vault_seen": {"vault": {"uid": 906, "problems": []}}}
+ANSWER = {"sunset_vault_seen": {"vault": {"uid": 906, "problems": [], "disks": []}}}
 EVERYONE = ["old1", "app1", "db1", "dock1", "vault1", "vault2", "station1"]
 
 
@@ -62,6 +65,28 @@ def test_a_run_is_opened_on_record(estate: Estate) -> None:
     record = ledger.read(estate.ledger_file)[1].record
     assert (record["operator"], record["approver"], record["phase"]) == ("olga", "alice", "shutdown")
     assert act(run_joined, estate)["run"] == done["run"]
+
+
+def test_a_run_of_the_wipe_writes_down_the_disks_of_the_vaults_and_who_did_not_tell(
+    estate: Estate, tmp_path: Path, keys: dict[str, Path]
+) -> None:
+    """An older vault, one that fell silent, and one that answers nonsense are alike: not known."""
+    opened(estate)
+    assert "vault_disks" not in estates.my_run(estate)
+    mine = [{"serial": "S1", "size": 9}]
+    for answer in (
+        {"problems": []},
+        {"problems": [], "disks": "none"},
+        {"problems": [], "disks": ["sda"]},
+        {"problems": [], "disks": None},
+    ):
+        made = whole(tmp_path / str(len(str(answer))), keys)
+        told = {name: {} for name in EVERYONE}
+        told["vault1"] = {"sunset_vault_seen": {"vault": {"uid": 906, "problems": [], "disks": mine}}}
+        told["vault2"] = {"sunset_vault_seen": {"vault": {"uid": 906, **answer}}}
+        opened(made, "wipe", wave="pilot", hostvars=told)
+        assert estates.my_run(made)["vault_disks"] == {"vault1": mine, "vault2": None}
+        assert [e.record for e in ledger.read(made.ledger_file) if e.record["kind"] == "run"][-1]["vault_disks"]["vault1"] == mine
 
 
 @pytest.mark.parametrize("word", ["", None, "yes", "Acme", "acme "])
@@ -225,14 +250,27 @@ def test_the_report_is_one_escaped_page_from_any_point(tmp_path: Path, keys: dic
     assert "nobody" in Path(act(report, made)["path"]).read_text()
 
 
+def test_the_report_does_not_repeat_what_a_planted_certificate_says(tmp_path: Path, keys: dict[str, Path]) -> None:
+    """Well formed and well signed, and its medium was never wiped."""
+    data = plan_data()
+    made = make_estate(tmp_path / "a", keys, data, complete(make_plan(data)))
+    signatures.create_key(made.run_key, "run")
+    certificate.issue(certificate.build_certificate(**wipe_facts()), made.certificates_folder, made.run_key)
+    assert (made.certificates_folder / "medium_pgdata.certificate.json").exists()
+    page = Path(act(report, made)["path"]).read_text()
+    assert "DOES NOT COUNT: a certificate of a medium that is not seen wiped" in page and "sanitised: sanitisation" not in page
+
+
 # --- the plan ---
 
 
 def survey_variables(machine: str = "1") -> Result:
     item = {"kind": "application", "name": "a", "schedulers": {"units": ["x"]}}
     seen = {"machine_id": machine, "hostname": "app1", "expected": {"application:a": {"found": "yes", "identity": {"files": 1}}}}
-    host = {"sunset_wave": "main", "sunset_power": {"kind": "silence", "address": "a"}, "sunset_items": [item], "seen": {"survey": seen}}
-    return {"groups": {"sunset_estate": ["app1"]}, "hostvars": {"app1": host, "vault1": {"sunset_vault_root": "/srv/vault"}}}
+    power = {"kind": "silence", "address": "a", "reference": "192.0.2.1"}
+    host = {"sunset_wave": "main", "sunset_power": power, "sunset_items": [item], "seen": {"survey": seen}}
+    vault = {"sunset_vault_root": "/srv/vault", "sunset_machine_seen": {"machine": {"machine_id": "v" * 32, "container": True}}}
+    return {"groups": {"sunset_estate": ["app1"]}, "hostvars": {"app1": host, "vault1": vault}}
 
 
 def build_args(tmp_path: Path) -> Result:
@@ -255,6 +293,13 @@ def test_a_plan_is_written_and_a_second_survey_changes_nothing(tmp_path: Path) -
     assert "machine_id" in act(plan_build, made, args, **survey_variables("2"))["diff"]["prepared"]
 
 
+def test_no_plan_whose_host_would_be_called_off_when_the_network_breaks(tmp_path: Path) -> None:
+    variables = survey_variables()
+    del variables["hostvars"]["app1"]["sunset_power"]["reference"]
+    with pytest.raises(Refusal, match=r"app1: its only witness is silence, and it has no reference.*reference in sunset_power"):
+        act(plan_build, Estate.at(tmp_path / "acme"), build_args(tmp_path), **variables)
+
+
 @pytest.mark.parametrize(("connection", "copied"), [("ssh", True), ("local", False), ("ansible.builtin.local", False)])
 def test_a_vault_on_the_control_node_is_no_place_for_a_second_ledger(tmp_path: Path, connection: str, copied: bool) -> None:
     variables = survey_variables()
@@ -273,9 +318,29 @@ def test_the_picture_lies_beside_the_plan_with_what_nobody_could_compare(tmp_pat
     done = act(plan_build, made, args, **survey_variables())
     assert dry["standing"]["tree"] == done["standing"]["tree"] == Path(done["standing"]["path"]).read_text().splitlines()
     assert "host:app1  (wave main; goes off as number 1)" in done["standing"]["tree"]
-    assert "vault vault1: it was not looked at (it did not answer the survey)" in done["standing"]["unknown"]
+    assert "vault vault1: it is a container, and what it runs on does not show in it" in done["standing"]["unknown"]
     assert "<svg" in made.plan_file.with_name("standing.svg").read_text()
     assert "application:a" in Path(act(report, made)["path"]).read_text()
+
+
+@pytest.mark.parametrize("seen", [None, {"unreachable": True}, {"failed": True, "msg": "no python"}])
+@pytest.mark.parametrize("check", [True, False])
+def test_no_plan_whose_vault_nobody_has_looked_at(tmp_path: Path, seen: Result | None, check: bool) -> None:
+    """Unknown is not no: a vault that is off now may be a guest of what goes off."""
+    variables, made = survey_variables(), Estate.at(tmp_path / "acme")
+    vault = variables["hostvars"]["vault1"]
+    known = vault.pop("sunset_machine_seen")
+    if seen is not None:
+        vault["sunset_machine_seen"] = seen
+    with pytest.raises(Refusal, match="the vault vault1: it was not looked at.*(?s:.*)then survey again"):
+        act(plan_build, made, build_args(tmp_path), check=check, **variables)
+    assert not made.plan_file.exists()
+    vault["sunset_machine_seen"] = known
+    assert act(plan_build, made, build_args(tmp_path), check=check, **variables)["changed"]
+    # The control node itself is always looked at.
+    del vault["sunset_machine_seen"]
+    vault["ansible_connection"] = "local"
+    act(plan_build, made, build_args(tmp_path), check=check, **variables)
 
 
 @pytest.mark.parametrize("what", ["guest", "same", "jump"])
@@ -315,6 +380,39 @@ def test_a_host_stands_on_its_hypervisor_as_the_survey_shows_it(tmp_path: Path) 
     assert item["expects"]["stands_because"] == {"host:kvm1": "is its guest a"}
     app["sunset_stands_on"] = ["host:nowhere"]
     with pytest.raises(Refusal, match="host:app1 stands on host:nowhere, which the plan does not have"):
+        act(plan_build, made, build_args(tmp_path), **variables)
+
+
+def test_a_hypervisor_that_stays_needs_no_witness_and_may_carry_what_is_kept(tmp_path: Path) -> None:
+    variables = survey_variables()
+    mac = "52:54:00:00:00:02"
+    disk = {
+        "guest": "db1", "target": "vda", "type": "file", "source": "/i/db1.raw", "format": "raw", "stranger": False, "problem": "", "media": [],
+        "chain": [{"path": "/i/db1.raw", "format": "raw", "kind": "file", "inode": 7, "virtual_bytes": 512}],
+    }  # fmt: skip
+    seen = {"found": "yes", "identity": {"guests": ["db1"]}, "media": [], "disks": [disk]}
+    guests = [{"name": "archive", "uuid": "", "macs": [mac]}, {"name": "db1", "uuid": "", "macs": ["52:54:00:00:00:03"]}]
+    declared = {"kind": "guest", "name": "crm", "backend": "libvirt", "guests": ["db1"], "staging": "/s"}
+    variables["hostvars"]["kvm1"] = {
+        "sunset_wave": "main", "sunset_stays": True, "sunset_items": [declared], "sunset_virtual_disks": {"remove": True, "pool_limit": 80},
+        "seen": {"survey": {"machine_id": "9", "machine": {"machine_id": "9" * 32, "guests": guests}}}, "guests": {"expected": {"guest:crm": seen}},
+    }  # fmt: skip
+    variables["groups"]["sunset_estate"].append("kvm1")
+    vault = variables["hostvars"]["vault1"]
+    vault["sunset_machine_seen"] = {"machine": {"machine_id": "2" * 32, "macs": [mac]}}
+    made = Estate.at(tmp_path / "acme")
+    done = act(plan_build, made, build_args(tmp_path), **variables)
+    plan = made.plan()
+    medium = plan.items["medium:crm-db1-vda"]
+    assert plan.stays("kvm1") and plan.items["guest:crm"]["media"] == [medium["id"]]
+    assert (medium["wipe"]["remove"], medium["expects"]["pool_limit"]) == (True, 80)
+    assert any("host:kvm1  (wave main; stays in use)" in line for line in done["standing"]["tree"])
+    assert not any("kvm1" in line for line in done["standing"]["tree"] if line.startswith("Wave"))
+    vault["sunset_machine_seen"]["machine"]["macs"] = ["52:54:00:00:00:03"]
+    with pytest.raises(Refusal, match="the vault vault1: it is the guest db1 of kvm1"):
+        act(plan_build, made, build_args(tmp_path), **variables)
+    variables["hostvars"]["kvm1"]["sunset_virtual_disks"] = {"shred": True}
+    with pytest.raises(Refusal, match="sunset_virtual_disks of kvm1"):
         act(plan_build, made, build_args(tmp_path), **variables)
 
 

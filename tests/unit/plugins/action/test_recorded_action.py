@@ -16,11 +16,15 @@ import pytest
 
 from ansible_collections.sunset.crm.plugins.module_utils._canonical import digest
 from ansible_collections.sunset.crm.plugins.module_utils._recorded import receipt_problem
-from ansible_collections.sunset.crm.plugins.plugin_utils import estate as estates
-from ansible_collections.sunset.crm.plugins.plugin_utils import ledger, predictions, recording, signatures, witness
+from ansible_collections.sunset.crm.plugins.plugin_utils.actions import recording
+from ansible_collections.sunset.crm.plugins.plugin_utils.actions.recording import RecordedAction, judged
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
-from ansible_collections.sunset.crm.plugins.plugin_utils.estate import Estate
-from ansible_collections.sunset.crm.plugins.plugin_utils.recording import RecordedAction, judged
+from ansible_collections.sunset.crm.plugins.plugin_utils.people import signatures
+from ansible_collections.sunset.crm.plugins.plugin_utils.planning import media
+from ansible_collections.sunset.crm.plugins.plugin_utils.power import witness
+from ansible_collections.sunset.crm.plugins.plugin_utils.record import estate as estates, ledger
+from ansible_collections.sunset.crm.plugins.plugin_utils.record.estate import Estate
+from ansible_collections.sunset.crm.plugins.plugin_utils.steps import predictions
 from tests.unit.builders import Book, complete, make_estate, make_plan, plan_data, say, sign
 
 APP, DB, PGDATA = "application:creme", "database:creme", "medium:pgdata"
@@ -45,7 +49,8 @@ class Bench:
 
     def open(self, phase: str = "shutdown", **changes: Any) -> None:
         run: Result = {"run": "r1", "estate": "acme", "phase": phase, "waves": ["pilot", "main"], "operator": "olga", "since": "now"}
-        run |= {"owner": estates.controller(), "plan_sha256": self.estate.plan().sha256, **changes}
+        told = {"vault_disks": {vault: [{"serial": f"OF-{vault}"}] for vault in self.estate.plan().vaults}} if phase == "wipe" else {}
+        run |= {"owner": estates.controller(), "plan_sha256": self.estate.plan().sha256, **told, **changes}
         estates.open_run(self.estate, run)
 
     def do(self, module: str, item: str, host: str, *, check: bool = False, delegate_to: str | None = None, **options: Any) -> Result:
@@ -89,6 +94,7 @@ def outside(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, str]:
     monkeypatch.setattr(witness, "read", read)
     monkeypatch.setattr(recording, "read_witness", read)
     monkeypatch.setattr(predictions, "_path", lambda: tmp_path / "predicted.jsonl")
+    monkeypatch.setattr(media, "own_disks", lambda folder: [{"serial": "OF-control"}])
     return powers
 
 
@@ -406,6 +412,31 @@ def test_a_wipe_is_given_key_and_authorisation_by_the_action_alone(ready: Bench)
     assert (ready.estate.root / "ledger.head.json.sig").exists()
 
 
+def test_a_wipe_is_given_the_disks_that_it_must_not_be_and_a_task_can_only_add_to_them(ready: Bench) -> None:
+    ready.do("media_wipe", PGDATA, "station1", protected=[{"serial": "MINE"}])
+    assert [disk["serial"] for disk in ready.acts[0]["protected"]] == ["MINE", "OF-control", "OF-vault1", "OF-vault2"]
+    assert ready.acts[0]["policy"] == {"asked": "clear"}
+
+
+@pytest.mark.parametrize("told", [{}, {"vault_disks": {"vault1": []}}, {"vault_disks": {"vault1": [], "vault2": None}}])
+def test_a_vault_that_does_not_tell_its_disks_stops_the_wipe_unless_it_is_waived(ready: Bench, keys: dict[str, Path], told: Result) -> None:
+    ready.open("wipe", **{"vault_disks": {}, **told})
+    refused(ready, "the vault vault2 did not tell which disks it uses", "media_wipe", PGDATA, "station1")
+    word = {"kind": "waiver", "estate": "acme", "gate": "vault-disks", "items": [PGDATA]}
+    say(ready.estate.statements_folder, "disks", keys["bob"], signatures.WAIVER, word)
+    assert ready.do("media_wipe", PGDATA, "station1")["changed"]
+    assert {"serial": "OF-control"} in ready.acts[0]["protected"]
+
+
+def test_a_part_that_the_drive_hides_is_left_by_a_signed_word_alone(ready: Bench, keys: dict[str, Path]) -> None:
+    with pytest.raises(Refusal, match="the plan says nothing of it"):
+        ready.do("media_wipe", PGDATA, "station1", hidden_waiver="a" * 64)
+    word = {"kind": "waiver", "estate": "acme", "gate": "hidden", "items": [PGDATA]}
+    say(ready.estate.statements_folder, "hidden", keys["bob"], signatures.WAIVER, word)
+    ready.do("media_wipe", PGDATA, "station1")
+    assert len(ready.acts[0]["hidden_waiver"]) == 64
+
+
 @pytest.mark.parametrize("power", ["on", "unknown"])
 def test_a_host_that_somebody_switched_on_keeps_its_media(ready: Bench, outside: dict[str, str], power: str) -> None:
     outside["db1"] = power
@@ -436,7 +467,7 @@ def test_an_approval_that_is_gone_stops_everything(ready: Bench) -> None:
 
 
 def test_a_vault_that_cannot_take_the_ledger_stops_the_wipe(ready: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
-    from ansible_collections.sunset.crm.plugins.plugin_utils import copies
+    from ansible_collections.sunset.crm.plugins.plugin_utils.record import copies
 
     monkeypatch.setattr(copies, "command", lambda receiver: ["false"])
     ready.open("wipe", receivers=[{"vault": "vault1"}])

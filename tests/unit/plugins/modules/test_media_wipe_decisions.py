@@ -3,9 +3,12 @@
 # SPDX-License-Identifier: GPL-3.0-or-later
 """Decisions of media_wipe, without a device. Valid for Python 3.6."""
 
+import json
+
 import pytest
 
-from ansible_collections.sunset.crm.plugins.modules import media_wipe
+from ansible_collections.sunset.crm.plugins.module_utils._job import Job
+from ansible_collections.sunset.crm.plugins.module_utils._wipe import call as wipe_call, engine as wipe_engine, job as wipe_job
 
 FOUND = {"found": "yes", "serial": "S1", "size": 4096, "unknown": []}
 RESULT = {"outcome": "sanitised", "algorithm": {"key_sha256": "k"}, "identity": {"serial": "S1", "size": 4096}}
@@ -25,7 +28,7 @@ RESULT = {"outcome": "sanitised", "algorithm": {"key_sha256": "k"}, "identity": 
     ],
 )
 def test_decide(job, refusals, wiped, decision):
-    assert media_wipe.decide(job, refusals, wiped) == decision
+    assert wipe_call.decide(job, refusals, wiped) == decision
 
 
 @pytest.mark.parametrize(
@@ -42,23 +45,23 @@ def test_decide(job, refusals, wiped, decision):
     ],
 )
 def test_wiped_already(result, found, key, wrong, read, word):
-    assert media_wipe.wiped_already(result, found, key, wrong, read) == word
+    assert wipe_call.wiped_already(result, found, key, wrong, read) == word
 
 
 def test_a_key_is_64_random_digits():
-    assert media_wipe.key_problem("0123456789abcdef" * 4) is None
+    assert wipe_call.key_problem("0123456789abcdef" * 4) is None
     for poor in ("", None, "ab" * 31, "zz" * 32, "00" * 32, "0123456789abcdef" * 4 + "\n"):
-        assert media_wipe.key_problem(poor)
+        assert wipe_call.key_problem(poor)
 
 
 def test_each_medium_and_key_has_its_own_job():
-    names = {media_wipe.job_name(item, key) for item in ("medium:a", "medium:b") for key in (b"1", b"2")}
+    names = {wipe_job.name(item, key) for item in ("medium:a", "medium:b") for key in (b"1", b"2")}
     assert len(names) == 4 and all("/" not in name and ":" not in name for name in names)
 
 
 def test_bad_places_are_no_positive_verdict():
-    assert media_wipe.final_verdict({"error_ranges": []}) == "yes"
-    assert media_wipe.final_verdict({"error_ranges": [[0, 4096]]}) == "no"
+    assert wipe_job.final_verdict({"error_ranges": []}) == "yes"
+    assert wipe_job.final_verdict({"error_ranges": [[0, 4096]]}) == "no"
 
 
 OVERWRITE, PURGE = "overwrite-keyed", "nvme-sanitize-block"
@@ -82,8 +85,36 @@ ZEROS = {"final": {"verdict": "yes"}}
     ],
 )
 def test_less_than_was_asked_for_is_not_done(result, technique, verify, final, good):
-    assert media_wipe.as_asked(result, technique, verify, final) is good
+    assert wipe_call.as_asked(result, technique, verify, final) is good
 
 
 def test_each_technique_has_its_own_job():
-    assert media_wipe.job_name("medium:a", b"1") != media_wipe.job_name("medium:a", b"1", PURGE)
+    assert wipe_job.name("medium:a", b"1") != wipe_job.name("medium:a", b"1", PURGE)
+
+
+DISK = {"found": "yes", "kind": "scsi", "serial": "S1", "size": 4096}
+ASKED = {"technique": OVERWRITE, "verify": "full", "final": "stream"}
+
+
+@pytest.mark.parametrize(
+    "found,params,key,goes_on",
+    [
+        (DISK, ASKED, b"1", True),
+        (dict(DISK, serial="S2"), ASKED, b"1", False),  # another disk under the same item: what was decided about the first is not about it
+        (dict(DISK, size=8192), ASKED, b"1", False),
+        (DISK, dict(ASKED, verify="sample"), b"1", False),
+        (DISK, dict(ASKED, final="zeros"), b"1", False),
+        (DISK, dict(ASKED, technique=PURGE), b"1", False),
+        (DISK, ASKED, b"2", False),
+    ],
+)
+def test_what_was_decided_counts_for_that_device_and_that_way_alone(tmp_path, found, params, key, goes_on):
+    job = Job(str(tmp_path), "job")
+    (tmp_path / "job").mkdir()
+    state = dict(wipe_engine.asked_of(ASKED, DISK, b"1"), phase="write")
+    (tmp_path / "job" / "state.json").write_text(json.dumps(state))
+    (tmp_path / "job" / "spec.json").write_text(json.dumps({"decided": {"decision": "of the first"}}))
+    assert bool(wipe_call.begun(job, params, found, key)) is goes_on
+    for change in ({"ended": "2026-01-31T10:00:00Z"}, {"phase": "new"}):
+        (tmp_path / "job" / "state.json").write_text(json.dumps(dict(state, **change)))
+        assert wipe_call.begun(job, params, found, key) is None

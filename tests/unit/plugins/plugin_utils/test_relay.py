@@ -127,6 +127,15 @@ def test_files_are_written_whole_or_not_at_all(reach: relay.Reach, tmp_path: Pat
     assert relay.read(reach, "/none") == b""
 
 
+def test_a_staging_place_without_a_folder_to_lie_in_is_said(reach: relay.Reach, tmp_path: Path) -> None:
+    """Not made by the way: it would come to lie on whatever medium is there."""
+    with pytest.raises(
+        Refusal, match=f"the staging place {tmp_path}/not/staging has no folder to lie in: make {tmp_path}/not, on a medium"
+    ):
+        relay.put(reach, str(tmp_path / "not" / "staging" / "f"), [b"x"])
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_stream_that_breaks_leaves_no_file(reach: relay.Reach, tmp_path: Path) -> None:
     path = str(tmp_path / "f")
 
@@ -144,7 +153,15 @@ def test_a_cut_stream_leaves_no_file(tmp_path: Path) -> None:
     cut = relay.Reach(argv=lambda line: ["/bin/sh", "-c", f"head -c 5 | ({line})"], direct=False, name="far")
     with pytest.raises(Refusal, match="the stream was cut"):
         relay.put(cut, path, [b"abcdef"])
-    assert not os.path.exists(path)
+    assert list(tmp_path.iterdir()) == [], "no part is left either"
+
+
+def test_a_full_disk_is_not_left_full(tmp_path: Path) -> None:
+    path = str(tmp_path / "f")
+    full = relay.Reach(argv=lambda line: ["/bin/sh", "-c", f"ulimit -f 100; trap '' XFSZ; {line}"], direct=False, name="far")
+    with pytest.raises(Refusal, match="far: .*/f: File too large"):
+        relay.put(full, path, [b"x" * (1 << 20)])
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_link_is_not_followed(reach: relay.Reach, tmp_path: Path) -> None:

@@ -1,0 +1,12 @@
+# Copyright: sunset.crm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Gate and record M(volume_wipe), then issue the certificate that its evidence carries."""
+
+from __future__ import annotations
+
+from ansible_collections.sunset.crm.plugins.plugin_utils.actions.wipe import WipeAction
+
+
+class ActionModule(WipeAction):
+    """Everything is in the class above."""

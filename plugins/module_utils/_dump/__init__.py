@@ -1,0 +1,7 @@
+# Copyright: sunset.crm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""How a database of each engine is dumped.
+
+Private to the collection. Valid for Python 3.6, standard library.
+"""

@@ -1,0 +1,7 @@
+# Copyright: sunset.crm contributors
+# GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
+# SPDX-License-Identifier: GPL-3.0-or-later
+"""Guests on Proxmox VE, and the nodes of its clusters.
+
+Private to the collection; on the control node.
+"""
