@@ -9,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,15 @@ class Medium:
     def attach(self, *options: str) -> Medium:
         argv = ["losetup", "--find", "--show", "--direct-io=on", *options, str(self.file)]
         self.device = subprocess.run(argv, check=True, capture_output=True, text=True).stdout.strip()
+        return self
+
+    def attach_as(self, device: str) -> Medium:
+        """Under this name. Waits until nobody has it: a detached one goes only when the last who looks at it has closed it."""
+        deadline = time.monotonic() + 60
+        while subprocess.run(["losetup", "--direct-io=on", device, str(self.file)], capture_output=True, check=False).returncode:
+            assert time.monotonic() < deadline, f"{device} is not to be had"
+            time.sleep(0.05)
+        self.device = device
         return self
 
     def detach(self) -> None:

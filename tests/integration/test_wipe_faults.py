@@ -174,6 +174,8 @@ def test_a_disk_that_dies_while_it_is_read_is_not_wiped(faulty: Medium, tmp_path
 
 
 def test_a_killed_wipe_goes_on_although_the_disk_has_another_name_now(medium: Medium, wipe: Any, tmp_path: Path) -> None:
+    medium.detach()
+    was = medium.attach_as("/dev/loop1000").device  # too high for what other tests find free
     wipe(rate=4 * MIB, wait=0)
     deadline = time.monotonic() + 30
     while time.monotonic() < deadline:
@@ -183,13 +185,12 @@ def test_a_killed_wipe_goes_on_although_the_disk_has_another_name_now(medium: Me
         time.sleep(0.02)
     os.kill(progress["pid"], signal.SIGKILL)
     time.sleep(0.3)
-    identity, was = medium.identity(), medium.device
+    identity = medium.identity()
     medium.detach()
     (tmp_path / "other").mkdir()
-    other = make(tmp_path / "other" / "bystander.img").attach()  # takes the old name
+    other = make(tmp_path / "other" / "bystander.img").attach_as(was)
     try:
-        medium.attach()
-        assert medium.device != was
+        assert medium.attach().device != was
         stale = wipe(device=was, identity=identity)
         assert stale["failed"] and "identity" in stale["msg"]
         result = wipe(identity=identity)["result"]
