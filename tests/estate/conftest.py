@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import time
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,11 +22,11 @@ from tests.estate import world
 from tests.estate.driver import CLASSIFIED, HERE, LEDGER, Done, Play, play, wave
 from tests.lab import demo, engine, paths, persons
 from tests.lab.layout import HOSTS, HYPERVISOR, SIMULATED
-from tests.lab.shell import together, wait_for
+from tests.lab.shell import no_more_lines, together, wait_for
 
 PILOT, MAIN = wave("pilot"), wave("main")
 # Bytes a second, so that there is a middle to be killed in: half a megabyte of dump, 320 MB of disk.
-SLOW_DUMP, SLOW_WIPE = "30000", "60000000"
+SLOW_DUMP, SLOW_WIPE = "12000", "60000000"
 
 
 @dataclass
@@ -50,7 +51,8 @@ def killed_at(action: Play, item: str, aspect: str, *, workers: bool = True) -> 
     """Kill the run as soon as the ledger says that it is about to do this."""
     before = len(LEDGER.entries())
     step = action.until(f"{aspect} of {item}", lambda: [e for e in LEDGER.find("intent", item=item, aspect=aspect) if e["n"] >= before])[0]
-    action.kill(workers=workers)
+    with no_more_lines(LEDGER.file):
+        action.kill(workers=workers)
     return Killed(step, step["run"])
 
 
@@ -154,7 +156,9 @@ def main_without_app1(resumed_after_freeze: Done) -> Done:
     before = len(LEDGER.entries())
     stopped = LEDGER.has("outcome", item="database:creme-queue", aspect="service", status="done")
     action.until("the last service of app1 to be stopped", lambda: [e for e in stopped() if e["n"] >= before])
-    with world.unreachable("app1"):
+    with ExitStack() as cut:
+        with no_more_lines(LEDGER.file):
+            cut.enter_context(world.unreachable("app1"))
         done = action.wait()
         on = world.powered()
     return Done(done.rc, done.seconds, f"{done.text}\nstill on: {' '.join(sorted(name for name in on if on[name]))}")

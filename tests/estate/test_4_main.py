@@ -133,10 +133,11 @@ def test_a_second_run_changes_nothing(second: Done, lines_before_second: int) ->
 
 
 def test_a_second_run_takes_a_quarter_of_the_time(main: Done, second: Done) -> None:
-    """At its best of two: the machine may have had other work meanwhile."""
+    """At its best of four: the machine may have had other work meanwhile."""
     best = second.seconds
-    if best > main.seconds / 4:
-        best = min(best, play("shutdown", *MAIN).well().seconds)
+    for _again in range(3):
+        if best > main.seconds / 4:
+            best = min(best, play("shutdown", *MAIN).well().seconds)
     said = f"first run {main.seconds:.1f} s, second {best:.1f} s"
     print(said)
     assert best <= main.seconds / 4, said

@@ -130,7 +130,9 @@ def snapshot() -> dict[str, Any]:
         found[name] = vault(name)
     for host in SESSIONS:
         found[f"{host} sessions"] = sessions(host)
-    found["images"] = sorted(out(["docker", "images", "-q", "--no-trunc"]).split())
+    # Molecule's containers are saved as images beside the estate; what is committed has its container's labels.
+    others = set(out(["docker", "images", "-q", "--no-trunc", "--filter", "label=sunset-molecule"]).split())
+    found["images"] = sorted(set(out(["docker", "images", "-q", "--no-trunc"]).split()) - others)
     return found
 
 

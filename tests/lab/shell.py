@@ -41,6 +41,14 @@ def locked(file: Path) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def no_more_lines(ledger: Path) -> Iterator[None]:
+    """Meanwhile nobody appends to the ledger: what is under way goes on, but no outcome of it can be written."""
+    with open(ledger, "rb") as stream:
+        fcntl.flock(stream, fcntl.LOCK_EX)
+        yield
+
+
 def run(argv: Sequence[str], *, stdin: bytes | None = None, check: bool = True, timeout: float = 900) -> subprocess.CompletedProcess[bytes]:
     """One command, its output caught; a failure shows the end of what it said."""
     done = subprocess.run(

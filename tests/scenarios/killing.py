@@ -11,10 +11,11 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 from tests.lab import paths as lab
-from tests.lab.shell import LabError, say, wait_for
+from tests.lab.shell import LabError, no_more_lines, say, wait_for
 
 from .base import Scenario
 
@@ -72,13 +73,15 @@ def kill(scenario: Scenario) -> None:
     """Kill a run on the part that is called torn; see that it was in the middle; run the same again to its end."""
     log = scenario.folder / "killed.log"
     reached = _reached(scenario, log)
-    with log.open("wb") as stream:
+    with log.open("wb") as stream, ExitStack() as held:
         environment = {**os.environ, "PYTHONUNBUFFERED": "1"}
         process = subprocess.Popen(
             argv(scenario, *scenario.moment.extra), stdin=subprocess.DEVNULL, stdout=stream, stderr=stream, env=environment
         )
         try:
             wait_for("the moment to kill the run", lambda: reached() or process.poll() is not None, 120, 0.02)
+            if scenario.moment.item:
+                held.enter_context(no_more_lines(scenario.estate / "ledger.jsonl"))
             time.sleep(scenario.moment.seconds)
         finally:
             ended = process.poll()

@@ -226,7 +226,7 @@ def test_segments_are_unpacked_as_one(tmp_path, identity):
 
 
 def test_a_word_on_standard_error_is_a_sign_of_life():
-    source = vault_pipe.Source(["sh", "-c", "for i in 1 2 3 4; do sleep 0.4; echo at work >&2; done; echo x; echo 't {}' >&2"], 1)
+    source = vault_pipe.Source(["sh", "-c", "for i in 1 2 3 4; do sleep 1.5; echo at work >&2; done; echo x; echo 't {}' >&2"], 5)
     assert b"".join(source.blocks()) == b"x\n" and source.child.wait() == 0
     assert source.last_line(b"t ") == b"{}" and source.last_line(b"u ") is None
     source.close()
@@ -236,7 +236,7 @@ def test_a_word_on_standard_error_is_a_sign_of_life():
     "words, error", [("", "without the source's last words"), ("sunset-trailer []", "no trailer"), ("sunset-trailer {", "without")]
 )
 def test_a_stream_without_last_words_is_nothing(words, error):
-    source = vault_pipe.Source(["sh", "-c", "echo '%s' >&2" % words], 5)
+    source = vault_pipe.Source(["sh", "-c", "echo '%s' >&2" % words], 60)
     assert list(source.blocks()) == []
     told = vault_source.trailer_of(source)
     source.close()

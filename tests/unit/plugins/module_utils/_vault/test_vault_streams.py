@@ -70,12 +70,12 @@ def test_there_and_back(tmp_path, identity):
 
 
 @pytest.mark.parametrize(
-    "script, word",
-    [("head -c 100000 /dev/zero; echo broken >&2; exit 3", "exit code 3 after 100000.*broken"), ("sleep 60", "sent nothing for")],
+    "script, stall, word",
+    [("head -c 100000 /dev/zero; echo broken >&2; exit 3", 60, "exit code 3 after 100000.*broken"), ("sleep 60", 1, "sent nothing for")],
 )
-def test_a_source_that_fails_leaves_nothing(tmp_path, identity, script, word):
+def test_a_source_that_fails_leaves_nothing(tmp_path, identity, script, stall, word):
     with pytest.raises(VaultError, match=word):
-        vault_stream.encrypt_to_file(["sh", "-c", script], identity[1], str(tmp_path / "x.age"), stall=1)
+        vault_stream.encrypt_to_file(["sh", "-c", script], identity[1], str(tmp_path / "x.age"), stall=stall)
     assert os.listdir(str(tmp_path)) == []
 
 

@@ -197,9 +197,12 @@ def test_a_signal_leaves_whole_lines(book: Path, which: signal.Signals) -> None:
     child = subprocess.Popen([sys.executable, "-c", WRITER, str(book)], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, env=environment)
     assert child.stdout is not None
     child.stdout.readline()
+    deadline = time.monotonic() + 60
+    while not (book.exists() and b"\n" in book.read_bytes()) and time.monotonic() < deadline:
+        time.sleep(0.01)
     time.sleep(0.15)
     child.send_signal(which)
-    child.communicate(timeout=20)
+    child.communicate(timeout=60)
     whole = len(ledger.read(book))
     assert whole > 0
     if which != signal.SIGKILL:
