@@ -21,6 +21,7 @@ import pytest
 import xlsxwriter
 
 from ansible_collections.sunset.crm.plugins.plugin_utils.planning import profiles
+from tests import lab
 from tests.integration.host_container import Failed
 from tests.integration.test_vault import ROOT, Vault, base
 
@@ -37,7 +38,6 @@ ssh-keygen -A >/dev/null; systemctl start ssh
 install -d -m 0700 /root/.ssh /srv/staging
 install -d -o postgres -m 0700 /var/run/postgresql
 data=/var/lib/postgresql/t
-if [ ! -d $data ]; then runuser -u postgres -- /usr/lib/postgresql/15/bin/initdb -D $data --no-sync >/dev/null; fi
 echo 'local all all peer' >$data/pg_hba.conf; : >$data/postgresql.conf; rm -f $data/postmaster.pid
 chown -R postgres $data; chmod 700 $data
 runuser -u postgres -- /usr/lib/postgresql/15/bin/pg_ctl -w -D $data -l /tmp/pg.log -o '-c listen_addresses= -c fsync=off' start >/dev/null
@@ -109,16 +109,6 @@ CREATE TABLE kept (id int PRIMARY KEY, v int) WITH SYSTEM VERSIONING; INSERT INT
 """
 
 
-def creme_state() -> Path | None:
-    """The lab's filled PostgreSQL, if it was prepared on this machine."""
-    from tests.lab import prepared
-
-    for folder in sorted(prepared.folder().parent.glob("*")):
-        if (folder / ".complete").exists():
-            return folder
-    return None
-
-
 def unpacked(image: Path, place: Path) -> Path:
     """The files of a prepared medium, read without mounting it."""
     raw, tree = place / "image", place / image.name.split(".")[0]
@@ -140,11 +130,9 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Vault]:
     if os.geteuid() != 0:
         pytest.skip("the lab's containers need root")
     with Vault(f"sunset-test-readable-{os.getpid()}") as box:
-        state = creme_state()
-        if state:
-            place = tmp_path_factory.mktemp("creme")
-            give(box, unpacked(state / "pgdata.img.zst", place) / "15/main", "/var/lib/postgresql/t")
-            give(box, unpacked(state / "uploads.img.zst", place) / "upload", "/srv/creme/media/upload")
+        creme, place = lab.filled(), tmp_path_factory.mktemp("creme")
+        give(box, unpacked(creme / "pgdata.img.zst", place) / "15/main", "/var/lib/postgresql/t")
+        give(box, unpacked(creme / "uploads.img.zst", place) / "upload", "/srv/creme/media/upload")
         if box.shell("python3 -c 'import xlsxwriter' 2>/dev/null && echo there || true") == "":
             give(box, Path(xlsxwriter.__file__).parent, "/usr/lib/python3/dist-packages/xlsxwriter")
         box.shell(SETUP)
@@ -364,8 +352,6 @@ def test_a_killed_export_leaves_nothing_and_is_made(copies: Copies) -> None:
 
 def test_the_labs_creme(copies: Copies, tmp_path: Path) -> None:
     """The real application's database; its uploads are in another package of the same vault, and come later."""
-    if "creme" not in copies.box.shell("runuser -u postgres -- psql -XAtc 'SELECT datname FROM pg_database'"):
-        pytest.skip("the lab's Creme was not prepared on this machine")
     copies.database("h5", "creme", "postgresql")
     profile = profiles.load("creme")
     stores = [{"id": "filestore:uploads", "host": "h6", "expects": {"path": "/srv/creme/media/upload"}}]

@@ -10,12 +10,12 @@ lab.web.creme_login() is not None   lab.web.creme_contacts() == 301   lab.web.ol
 """
 
 from . import paths, web
-from .estate import addresses, down, execute, media, reset, start, status, stop, up
+from .estate import addresses, down, execute, filled, media, reset, start, status, stop, up
 from .marks import PREFIX, mark, planted
 from .people import PEOPLE
 from .shell import LabError
 
 __all__ = [
-    "PEOPLE", "PREFIX", "LabError", "addresses", "down", "execute", "mark", "media", "paths", "planted", "reset", "start",
+    "PEOPLE", "PREFIX", "LabError", "addresses", "down", "execute", "filled", "mark", "media", "paths", "planted", "reset", "start",
     "status", "stop", "up", "web",
 ]  # fmt: skip

@@ -1,7 +1,7 @@
 # Copyright: sunset.crm contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""python -m tests.lab up | down | status | reset [HOST...] | start HOST | stop HOST | exec HOST ARG... | clean [--images]"""
+"""python -m tests.lab up | down | fill | status | reset [HOST...] | start HOST | stop HOST | exec HOST ARG... | clean [--images]"""
 
 from __future__ import annotations
 
@@ -20,6 +20,7 @@ def _parser() -> argparse.ArgumentParser:
     verbs = parser.add_subparsers(dest="verb", required=True)
     verbs.add_parser("up", help="build what is missing and switch all on")
     verbs.add_parser("down", help="remove containers, network, volumes, loop devices and their files")
+    verbs.add_parser("fill", help="make and keep the filled media, once a machine")
     verbs.add_parser("status", help="what is there")
     reset = verbs.add_parser("reset", help="hosts as on the first day; without names all of them")
     reset.add_argument("hosts", nargs="*", metavar="HOST")
@@ -53,6 +54,8 @@ def main() -> int:
                 estate.up()
             case "down":
                 estate.down()
+            case "fill":
+                estate.filled()
             case "status":
                 rows = estate.status()
                 print("\n".join(f"{part:<24} {state}" for part, state in rows))

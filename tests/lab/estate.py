@@ -208,6 +208,18 @@ def up() -> None:
         say(f"the estate is up; inventory: {paths.INVENTORY}")
 
 
+def filled() -> Path:
+    """The folder with the filled media of Creme. A machine that has none gets it; an estate that was not there is taken down again."""
+    if not prepared.there():
+        alone = all(state == "absent" for _part, state in status())
+        up()
+        if not prepared.there():
+            raise LabError("the lab that is up is not as on its first day, so its media cannot be kept: make lab-reset")
+        if alone:
+            down()
+    return prepared.folder()
+
+
 def down(remove_images: bool = False) -> None:
     """Removes all that the lab made on this machine; its caches stay, its images too unless asked."""
     with locked(LOCK):

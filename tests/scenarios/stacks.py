@@ -76,6 +76,8 @@ class Containers(Scenario):
                 seen[part].setdefault("layers", []).append(
                     world.shell("dock1", f"gzip -dc {path} | tar -t | grep -c 'layer.tar\\|^blobs/' || true").strip()
                 )
-        seen["images"] = out(["docker", "image", "ls", "-q", "--filter", "label=org.sunset-crm.saved.id"]).split()
+        seen["images"] = out(
+            ["docker", "image", "ls", "-q", "--filter", "label=org.sunset-crm.saved.id", "--filter", f"label={world.LABEL}"]
+        ).split()
         seen["secret"] = "never-in-the-ledger" in ((self.estate / "ledger.jsonl").read_text() if self.book()["done"] else "")
         return seen
