@@ -13,13 +13,14 @@ import os
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.integration.loop_media import Medium, make
+from tests.integration.loop_media import CLAIM, Medium, claim, make
 
 TOP = Path(__file__).resolve().parents[2]
 Facts = dict[str, Any]
@@ -54,6 +55,16 @@ def fact(device: str) -> Facts:
     return found
 
 
+def settled(device: str, *expected: str) -> Facts:
+    """Its facts once nobody but these has it open: who looks at all devices of the machine in another process has each of them for a moment."""
+    deadline = time.monotonic() + 60
+    while True:
+        found = fact(device)
+        others = [row for row in found["holders"] if row["what"] not in expected]
+        if not others or not {row["kind"] for row in others} <= {"descriptor", "exclusive"} or time.monotonic() >= deadline:
+            return found
+
+
 def kinds(found: Facts) -> set[str]:
     return {row["kind"] for row in found["holders"]}
 
@@ -66,7 +77,7 @@ def a_medium(tmp_path: Path) -> Iterator[Medium]:
 
 
 def test_a_loop_device_is_virtual_and_has_the_identity_that_the_plan_compares(medium: Medium) -> None:
-    found = fact(medium.device)
+    found = settled(medium.device)
     assert (found["class"], found["layer"], found["transport"]) == ("virtual", "loop", "loop")
     expected = medium.identity()
     assert {key: found["identity"][key] for key in expected} == expected
@@ -79,11 +90,11 @@ def test_a_loop_device_is_virtual_and_has_the_identity_that_the_plan_compares(me
 
 
 def test_a_mount_is_seen_also_in_another_namespace(medium: Medium, tmp_path: Path) -> None:
-    subprocess.run(["mkfs.ext4", "-q", "-F", medium.device], check=True)
+    claim(["mkfs.ext4", "-q", "-F", medium.device])
     assert "ext" in fact(medium.device)["contents"]
     point = tmp_path / "mnt"
     point.mkdir()
-    script = 'mount "$1" "$2" && echo ready && read -r line'
+    script = CLAIM + 'claim mount "$1" "$2" && echo ready && read -r line'
     other = subprocess.Popen(
         ["unshare", "--mount", "sh", "-c", script, "sh", medium.device, str(point)], stdin=subprocess.PIPE, stdout=subprocess.PIPE
     )
@@ -95,14 +106,14 @@ def test_a_mount_is_seen_also_in_another_namespace(medium: Medium, tmp_path: Pat
         assert any(row["kind"] == "mount" and str(point) in row["what"] for row in found["holders"])
     finally:
         other.communicate(b"\n", timeout=30)
-    assert fact(medium.device)["held"] == "no"
+    assert settled(medium.device)["held"] == "no"
 
 
 def test_a_name_that_would_drive_a_terminal_is_shown_without_its_power(medium: Medium, tmp_path: Path) -> None:
-    subprocess.run(["mkfs.ext4", "-q", "-F", medium.device], check=True)
+    claim(["mkfs.ext4", "-q", "-F", medium.device])
     point = tmp_path / "a\x1b[2Jb"
     point.mkdir()
-    subprocess.run(["mount", medium.device, str(point)], check=True)
+    claim(["mount", medium.device, str(point)])
     try:
         (row,) = [row for row in fact(medium.device)["holders"] if row["kind"] == "mount"]
     finally:
@@ -119,7 +130,7 @@ def partitioned(medium: Medium) -> str:
     os.write(fd, table)
     os.fsync(fd)
     os.close(fd)
-    subprocess.run(["partx", "--update", medium.device], check=True)
+    claim(["partx", "--update", medium.device])
     return medium.device + "p1"
 
 
@@ -133,29 +144,27 @@ def test_swap_on_a_partition_holds_the_whole_disk(medium: Medium) -> None:
     if not os.path.exists(part):
         number = Path(f"/sys/class/block/{name}/dev").read_text().split(":")
         os.mknod(part, 0o660 | 0o060000, os.makedev(int(number[0]), int(number[1])))
-    subprocess.run(["mkswap", part], check=True, capture_output=True)
-    subprocess.run(["swapon", part], check=True)
+    claim(["mkswap", part])
+    claim(["swapon", part])
     try:
         found = fact(medium.device)
         assert "swap" in kinds(found)
         assert found["held"] == "yes"
     finally:
         subprocess.run(["swapoff", part], check=True)
-    assert fact(medium.device)["held"] == "no"
+    assert settled(medium.device)["held"] == "no"
 
 
 def test_an_open_descriptor_and_a_loop_over_the_device_are_holders(medium: Medium, tmp_path: Path) -> None:
     with open(medium.device, "rb") as stream:
-        child = subprocess.Popen(["sleep", "60"], stdin=stream)
+        child = subprocess.Popen(["sleep", "600"], stdin=stream)
     try:
-        found = fact(medium.device)
+        found = settled(medium.device, f"process {child.pid} (sleep)")
         assert [row["what"] for row in found["holders"]] == [f"process {child.pid} (sleep)"]
     finally:
         child.kill()
         child.wait()
-    top = Medium(Path(medium.device), subprocess.run(
-        ["losetup", "--find", "--show", medium.device], check=True, capture_output=True, text=True
-    ).stdout.strip())  # fmt: skip
+    top = Medium(Path(medium.device), claim(["losetup", "--find", "--show", medium.device]).stdout.decode().strip())
     try:
         found = fact(medium.device)
         assert "loop" in kinds(found)
@@ -193,9 +202,16 @@ def test_without_asking_only_the_kernel_is_read(medium: Medium) -> None:
 
 
 def test_the_module_writes_nothing_in_check_mode_or_out_of_it(medium: Medium) -> None:
-    one, two = call(devices=[medium.device], _ansible_check_mode=True), call(devices=[medium.device])
+    before = medium.content()
+    deadline = time.monotonic() + 60
+    while True:  # neither may have met somebody else's look at the device
+        one, two = call(devices=[medium.device], _ansible_check_mode=True), call(devices=[medium.device])
+        kept = [kinds(answer["disks"]["devices"][0]) for answer in (one, two)]
+        if kept == [set(), set()] or time.monotonic() >= deadline:
+            break
     assert one["changed"] is two["changed"] is False
     assert one["disks"]["devices"] == two["disks"]["devices"]
+    assert medium.content() == before
 
 
 # --- the playbook ---
@@ -225,11 +241,21 @@ def play(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
     )
 
 
+def played(folder: Path, medium: Medium, *arguments: str) -> tuple[subprocess.CompletedProcess[str], Facts, Facts]:
+    """The dry run, its report and the medium's row in it, once nobody else looks at the device just then."""
+    deadline = time.monotonic() + 120
+    while True:
+        done = play(folder, *arguments)
+        found = json.loads((folder / "estate/report/media.json").read_text())
+        (row,) = [row for row in found["rows"] if row["device"] == medium.device]
+        looks = [reason for reason in row["reasons"] if reason.startswith(("in use: descriptor ", "in use: exclusive "))]
+        if not looks or looks != row["reasons"] or time.monotonic() >= deadline:
+            return done, found, row
+
+
 def test_the_dry_run_shows_every_medium_and_touches_none(medium: Medium, tmp_path: Path) -> None:
     before = medium.content()
-    done = play(tmp_path)
-    found = json.loads((tmp_path / "estate/report/media.json").read_text())
-    (row,) = [row for row in found["rows"] if row["device"] == medium.device]
+    done, found, row = played(tmp_path, medium)
     assert (row["verdict"], row["techniques"][0]["id"], row["techniques"][0]["class"]) == ("plan", "overwrite-keyed", "logical")
     assert "logical sanitisation" in done.stdout
     assert not [row for row in found["rows"] if row["verdict"] == "plan" and row["name"] == root_disk()]
@@ -237,10 +263,9 @@ def test_the_dry_run_shows_every_medium_and_touches_none(medium: Medium, tmp_pat
 
 
 def test_asked_for_purge_a_virtual_disk_fails_the_dry_run_with_an_order(medium: Medium, tmp_path: Path) -> None:
-    done = play(tmp_path, "-e", json.dumps({"sunset_wipe_policy": {"asked": "purge"}}))
+    done, found, _row = played(tmp_path, medium, "-e", json.dumps({"sunset_wipe_policy": {"asked": "purge"}}))
     assert done.returncode != 0
     assert f"{medium.device} on station1 cannot reach purge" in done.stdout
-    found = json.loads((tmp_path / "estate/report/media.json").read_text())
     order = next(order for order in found["orders"] if order["device"] == medium.device)
     assert order["reachable"] == "logical"
     assert set(order["to_sign"]) == {"carried_out_by", "witness", "date", "place", "photo"}

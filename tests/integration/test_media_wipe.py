@@ -9,9 +9,7 @@ import contextlib
 import json
 import os
 import re
-import signal
 import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
@@ -21,14 +19,19 @@ from ansible_collections.sunset.crm.plugins.module_utils._recorded import make_r
 from ansible_collections.sunset.crm.plugins.plugin_utils.certificates import certificate
 from ansible_collections.sunset.crm.plugins.plugin_utils.people import signatures
 from tests.integration.loop_media import (
+    ITEM,
     KEY,
     MARKER,
     MIB,
     Medium,
     a_medium as _medium,  # noqa: F401
+    attach,
     call_wipe as _wipe,  # noqa: F401
+    halted,
     job_folder,
+    kill_job,
     stock_tools_say_wiped,
+    wait_for,
 )
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="loop devices need root")
@@ -67,23 +70,12 @@ def test_a_medium_that_was_written_again_is_wiped_again(medium: Medium, wipe: An
     assert MARKER not in medium.content()
 
 
-def wait_for(tmp_path: Path, percent: float) -> dict[str, Any]:
-    deadline = time.time() + 30
-    while time.time() < deadline:
-        with contextlib.suppress(FileNotFoundError, ValueError):
-            progress: dict[str, Any] = json.loads((job_folder(tmp_path) / "progress.json").read_text())
-            if progress["percent"] >= percent:
-                return progress
-        time.sleep(0.02)
-    raise AssertionError("the job made no progress")
-
-
 def test_killed_in_the_middle_goes_on_where_the_stream_ends(medium: Medium, wipe: Any, tmp_path: Path) -> None:
-    started = wipe(rate=4 * MIB, wait=0)
+    with halted(tmp_path):  # however long the call takes: the job begins when it is looked at
+        started = wipe(rate=4 * MIB, wait=0)
     assert started["changed"] and started["evidence"]["verdict"] == "unknown" and started["result"]["state"] == "running"
     progress = wait_for(tmp_path, 40)
-    os.kill(progress["pid"], signal.SIGKILL)
-    time.sleep(0.3)
+    kill_job(job_folder(tmp_path), progress["pid"])
     assert MARKER in medium.content()
 
     result = wipe()["result"]
@@ -94,9 +86,11 @@ def test_killed_in_the_middle_goes_on_where_the_stream_ends(medium: Medium, wipe
 
 
 def test_a_second_call_attaches_to_the_running_job(medium: Medium, wipe: Any, tmp_path: Path) -> None:
-    wipe(rate=8 * MIB, wait=0)
-    pid = wait_for(tmp_path, 10)["pid"]
-    joined = wipe()
+    with halted(tmp_path):
+        wipe(wait=0)
+        pid = wait_for(tmp_path, 0)["pid"]
+        visit = attach(wipe)
+    joined = wipe(visit=visit)
     assert joined["changed"] and joined["evidence"]["before"]["decision"] == "attach"
     assert [session["pid"] for session in joined["result"]["sessions"]] == [pid]
     assert stock_tools_say_wiped(medium)
@@ -108,9 +102,11 @@ def test_a_job_of_an_earlier_plan_is_not_taken_for_what_is_asked_for_now(medium:
         ({"verify": "full"}, "asked for overwrite-keyed, verify full"),
         ({"identity": {"serial": "x", "size": 1}}, "serial: "),
     ):
-        wipe(rate=4 * MIB, wait=0, verify="sample")
-        wait_for(tmp_path, 10)
-        joined = wipe(**{"verify": "sample", **change})
+        asked: dict[str, Any] = {"verify": "sample", **change}
+        with halted(tmp_path):
+            assert wipe(wait=0, verify="sample")["evidence"]["before"]["decision"] == "start"
+            visit = attach(wipe, **asked)
+        joined = wipe(visit=visit, **asked)
         assert joined["failed"] and joined["evidence"]["verdict"] == "no" and word in joined["msg"], joined["msg"]
         with open(medium.device, "r+b", buffering=0) as stream:
             stream.write(MARKER * 200)
@@ -119,23 +115,31 @@ def test_a_job_of_an_earlier_plan_is_not_taken_for_what_is_asked_for_now(medium:
 
 
 def test_abort_stops_on_record_and_the_next_call_goes_on(medium: Medium, wipe: Any, tmp_path: Path) -> None:
-    wipe(rate=MIB, wait=0)
+    """Who only waits does not start it again; who comes after that does."""
+    with halted(tmp_path):
+        wipe(rate=MIB, wait=0)
+        visit = attach(wipe)
     wait_for(tmp_path, 10)
     (job_folder(tmp_path) / "abort").touch()
-    stopped = wipe()
+    stopped = wipe(visit=visit)
     assert stopped["failed"] and "was stopped" in stopped["msg"] and stopped["evidence"]["verdict"] == "no"
     result = wipe()["result"]
     assert result["outcome"] == "sanitised" and len(result["sessions"]) == 2
 
 
 def test_the_key_is_in_no_argument_list_and_its_file_is_private(medium: Medium, wipe: Any, tmp_path: Path) -> None:
-    wipe(rate=4 * MIB, wait=0)
-    pid = wait_for(tmp_path, 1)["pid"]
-    seen = b"".join(path.read_bytes() for path in Path("/proc").glob("[0-9]*/cmdline") if int(path.parent.name) != os.getpid())
-    assert KEY.encode() not in seen
-    assert (job_folder(tmp_path) / "spec.json").stat().st_mode & 0o777 == 0o600
-    assert job_folder(tmp_path).stat().st_mode & 0o777 == 0o700
-    os.kill(pid, signal.SIGKILL)
+    with halted(tmp_path):
+        wipe(wait=0)
+        pid = wait_for(tmp_path, 0)["pid"]
+        seen: dict[int, bytes] = {}
+        for path in Path("/proc").glob("[0-9]*/cmdline"):
+            with contextlib.suppress(OSError):  # others come and go
+                seen[int(path.parent.name)] = path.read_bytes()
+        assert str(job_folder(tmp_path)).encode() in seen[pid], "its own was looked at"
+        assert not [other for other, line in seen.items() if other != os.getpid() and KEY.encode() in line]
+        assert (job_folder(tmp_path) / "spec.json").stat().st_mode & 0o777 == 0o600
+        assert job_folder(tmp_path).stat().st_mode & 0o777 == 0o700
+        kill_job(job_folder(tmp_path), pid)
 
 
 @pytest.mark.parametrize("key,word", [("xyz", "64 hexadecimal digits"), ("0" * 64, "repeats itself")])
@@ -149,7 +153,7 @@ def test_no_receipt_no_wipe(medium: Medium, wipe: Any) -> None:
     before = medium.content()
     assert wipe(receipt=None)["failed"]
     assert wipe(receipt=make_receipt("media_wipe", "medium:other", "x"))["failed"]
-    assert wipe(receipt=make_receipt("media_wipe", "medium:pgdata", "x", True))["failed"]
+    assert wipe(receipt=make_receipt("media_wipe", ITEM, "x", True))["failed"]
     assert medium.content() == before
 
 

@@ -9,6 +9,7 @@ import contextlib
 import os
 import subprocess
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -18,11 +19,16 @@ import pytest
 from ansible_collections.sunset.crm.plugins.module_utils._disk import device as disk_device
 from ansible_collections.sunset.crm.plugins.module_utils._wipe import engine as wipe_engine
 from tests.integration.loop_media import (
+    CLAIM,
     MIB,
     Medium,
     a_medium as _medium,  # noqa: F401
     call_wipe as _wipe,  # noqa: F401
+    claim,
+    claimed_fd,
     engine,
+    forget_device,
+    is_empty,
     make,
     spec_of,
 )
@@ -32,9 +38,9 @@ pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="loop devices need roo
 
 @contextlib.contextmanager
 def mounted(medium: Medium, tmp_path: Path) -> Iterator[None]:
-    subprocess.run(["mkfs.ext4", "-q", "-F", medium.device], check=True)
+    claim(["mkfs.ext4", "-q", "-F", medium.device])
     (tmp_path / "mnt").mkdir()
-    subprocess.run(["mount", medium.device, str(tmp_path / "mnt")], check=True)
+    claim(["mount", medium.device, str(tmp_path / "mnt")])
     try:
         yield
     finally:
@@ -44,9 +50,9 @@ def mounted(medium: Medium, tmp_path: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def mounted_elsewhere(medium: Medium, tmp_path: Path) -> Iterator[None]:
     """In a mount namespace that only a sleeping process has."""
-    subprocess.run(["mkfs.ext4", "-q", "-F", medium.device], check=True)
+    claim(["mkfs.ext4", "-q", "-F", medium.device])
     (tmp_path / "mnt").mkdir()
-    script = 'mount "$1" "$2" && echo ready && exec sleep 60'
+    script = CLAIM + 'claim mount "$1" "$2" && echo ready && exec sleep 600'
     argv = ["unshare", "--mount", "sh", "-c", script, "sh", medium.device, str(tmp_path / "mnt")]
     process = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None and process.stdout.readline().strip() == "ready"
@@ -61,7 +67,7 @@ def mounted_elsewhere(medium: Medium, tmp_path: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def opened(medium: Medium, tmp_path: Path) -> Iterator[None]:
     process = subprocess.Popen(
-        ["sh", "-c", 'exec 3<"$1"; echo ready; exec sleep 60', "sh", medium.device], stdout=subprocess.PIPE, text=True
+        ["sh", "-c", 'exec 3<"$1"; echo ready; exec sleep 600', "sh", medium.device], stdout=subprocess.PIPE, text=True
     )
     assert process.stdout is not None and process.stdout.readline().strip() == "ready"
     try:
@@ -73,7 +79,7 @@ def opened(medium: Medium, tmp_path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def claimed(medium: Medium, tmp_path: Path) -> Iterator[None]:
-    fd = os.open(medium.device, os.O_RDONLY | os.O_EXCL)
+    fd = claimed_fd(medium.device)
     try:
         yield
     finally:
@@ -92,8 +98,8 @@ def carrying(medium: Medium, tmp_path: Path) -> Iterator[None]:
 
 @contextlib.contextmanager
 def swapping(medium: Medium, tmp_path: Path) -> Iterator[None]:
-    subprocess.run(["mkswap", medium.device], check=True, capture_output=True)
-    subprocess.run(["swapon", medium.device], check=True, capture_output=True)
+    claim(["mkswap", medium.device])
+    claim(["swapon", medium.device])
     try:
         yield
     finally:
@@ -163,14 +169,13 @@ def test_another_device_than_the_plan_names_is_refused(
 
 
 def test_a_swapped_device_is_refused(medium: Medium, wipe: Any, tmp_path: Path) -> None:
-    identity, device = medium.identity(), medium.device
+    medium.detach()
+    identity = medium.attach_as("/dev/loop1001").identity()  # too high for what other tests find free
     (tmp_path / "elsewhere").mkdir()
     other = make(tmp_path / "elsewhere" / "pgdata.img")
     medium.detach()
     medium.file = other.file
-    medium.attach()
-    if medium.device != device:
-        pytest.skip("another process took the loop device meanwhile")
+    medium.attach_as("/dev/loop1001")
     before = other.content()
     answer = wipe(identity=identity)
     assert answer["failed"] and "inode: expected" in answer["msg"] and other.content() == before
@@ -209,11 +214,18 @@ def test_a_file_and_nothing_are_refused(medium: Medium, wipe: Any, tmp_path: Pat
 
 
 def test_an_empty_loop_device_is_refused(medium: Medium, wipe: Any) -> None:
-    identity, device = medium.identity(), medium.device
+    device, deadline = "/dev/loop1002", time.monotonic() + 60  # too high for what other tests find free
     medium.detach()
-    if disk_device.identify(device).get("attached") is not False:
-        pytest.skip("another process took the loop device meanwhile")
-    answer = wipe(device=device, identity=identity)
+    identity = medium.attach_as(device).identity()
+    medium.detach(forget=False)
+    # It is empty once nobody looks at it any more, and may be the same test's of another run.
+    while True:
+        before = is_empty(device)
+        answer = wipe(device=device, identity=identity)
+        if before and is_empty(device):
+            break
+        assert time.monotonic() < deadline, f"{device} does not become empty"
+    forget_device(device)
     assert answer["failed"] and "size is 0" in answer["msg"]
 
 

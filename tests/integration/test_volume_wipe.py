@@ -11,10 +11,10 @@ import json
 import os
 import random
 import shutil
-import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ from ansible_collections.sunset.crm.plugins.module_utils._volume import (
 from ansible_collections.sunset.crm.plugins.module_utils._wipe import engine as wipe_engine, passes as wipe_passes
 from ansible_collections.sunset.crm.plugins.plugin_utils.certificates import certificate
 from tests.integration import volume_images as images
+from tests.integration.loop_media import attach, claim, halted, kill_job
 from tests.integration.volume_images import KEY, MIB, Result, call, chain, extents_of, markers, mounted, qcow2, raw, tool
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="the open files of all processes are root's to see")
@@ -150,8 +151,8 @@ def test_a_removal_that_was_killed_goes_on(disk: tuple[Path, Path, Path], tmp_pa
 
 
 def progress(folder: Path, percent: float) -> Result:
-    deadline = time.time() + 60
-    while time.time() < deadline:
+    deadline = time.monotonic() + 120
+    while time.monotonic() < deadline:
         with contextlib.suppress(OSError, ValueError, IndexError):
             found: Result = json.loads((images.job_folder(folder) / "progress.json").read_text())
             if found["percent"] >= percent:
@@ -163,11 +164,12 @@ def progress(folder: Path, percent: float) -> Result:
 @pytest.mark.parametrize("percent", [5, 45, 80])
 def test_killed_at_any_point_it_goes_on_and_ends_the_same(disk: tuple[Path, Path, Path], tmp_path: Path, percent: float) -> None:
     layers = chain(disk[2])
-    started = call(tmp_path, layers, rate=4 * MIB, wait=0)
+    with halted(tmp_path):  # however long the call takes: the job begins when it is looked at
+        # Near its end it is seen each 0.5 s, and has to have time left after that.
+        started = call(tmp_path, layers, rate=(4 if percent < 50 else 2) * MIB, wait=0)
     assert started["result"]["state"] == "running", started
     found = progress(tmp_path, percent)
-    os.kill(found["pid"], signal.SIGKILL)
-    time.sleep(0.3)
+    kill_job(images.job_folder(tmp_path), found["pid"])
     state = json.loads((images.job_folder(tmp_path) / "state.json").read_text())
     assert state["begun"] and not state.get("ended")
     done = call(tmp_path, layers)
@@ -206,8 +208,10 @@ def test_a_layer_that_was_verified_before_a_kill_is_read_again_after_it(disk: tu
 
 def test_a_second_call_attaches_to_the_job_that_works(disk: tuple[Path, Path, Path], tmp_path: Path) -> None:
     layers = chain(disk[2])
-    call(tmp_path, layers, rate=4 * MIB, wait=0)
-    done = call(tmp_path, layers)
+    with halted(tmp_path):
+        call(tmp_path, layers, wait=0)
+        visit = attach(partial(call, tmp_path, layers))
+    done = call(tmp_path, layers, visit=visit)
     assert done["evidence"]["before"]["decision"] == "attach" and done["evidence"]["verdict"] == "yes", done
     assert len(done["result"]["sessions"]) == 1
 
@@ -218,8 +222,8 @@ def test_a_job_that_is_asked_to_stop_stops_on_record_and_goes_on_later(disk: tup
     progress(tmp_path, 1)
     folder = images.job_folder(tmp_path)
     (folder / "abort").touch()
-    deadline = time.time() + 30
-    while not (folder / "result.json").exists() and time.time() < deadline:
+    deadline = time.monotonic() + 120
+    while not (folder / "result.json").exists() and time.monotonic() < deadline:
         time.sleep(0.05)
     stopped = json.loads((folder / "result.json").read_text())
     assert stopped["outcome"] == "aborted" and "by request" in stopped["reasons"][0] and markers(*disk) > 0
@@ -274,13 +278,13 @@ def test_an_image_that_qemu_has_open_is_refused(disk: tuple[Path, Path, Path], t
     layers = chain(disk[2])
     nbd = subprocess.Popen(["qemu-nbd", "--socket", str(tmp_path / "nbd"), "--format", "qcow2", str(disk[2])])
     try:
-        deadline = time.time() + 20
-        while not (tmp_path / "nbd").exists() and time.time() < deadline:
+        deadline = time.monotonic() + 60
+        while not (tmp_path / "nbd").exists() and time.monotonic() < deadline:
             time.sleep(0.05)
         said = refused(tmp_path, layers, disk)
     finally:
         nbd.terminate()
-        nbd.wait(20)
+        nbd.wait(60)
     assert "opened by the process" in said and "qemu-nbd" in said
 
 
@@ -308,7 +312,7 @@ def test_a_lock_of_another_program_is_seen_even_where_no_descriptor_is(tmp_path:
 
 def test_a_loop_device_over_it_is_named(tmp_path: Path) -> None:
     path = raw(tmp_path / "a.raw")
-    device = tool("losetup", "--find", "--show", path).strip()
+    device = claim(["losetup", "--find", "--show", str(path)]).stdout.decode().strip()
     try:
         assert f"{path} is behind {device}" in refused(tmp_path, chain(path), (path,))
     finally:

@@ -20,7 +20,7 @@ import pytest
 from ansible_collections.sunset.crm.plugins.module_utils._wipe import judge as wipe_judge, plan as wipe_plan
 from ansible_collections.sunset.crm.plugins.plugin_utils.certificates import certificate
 from ansible_collections.sunset.crm.plugins.plugin_utils.people import signatures
-from tests.integration.loop_media import KEY, MARKER, MIB, Medium, engine, make
+from tests.integration.loop_media import KEY, MARKER, MIB, Medium, claim, engine, make
 from tests.unit.plugins.plugin_utils.certificates.test_certificate import facts
 
 TOP = Path(__file__).resolve().parents[2]
@@ -103,7 +103,7 @@ def test_one_place_was_written(desk: Desk) -> None:
 
 
 def test_it_was_used_again(desk: Desk) -> None:
-    subprocess.run(["mke2fs", "-q", "-F", desk.medium.device], check=True)
+    claim(["mke2fs", "-q", "-F", desk.medium.device])
     code, seen = desk.ask(verify="full")
     assert code != 0 and seen["verdict"] == "reused" and seen["sign"] == "a signature of ext2"
     desk.patch(0, bytes(16 * MIB))

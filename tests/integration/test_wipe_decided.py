@@ -8,11 +8,9 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import tempfile
-import time
 from pathlib import Path
 from typing import Any
 
@@ -24,8 +22,11 @@ from tests.integration.loop_media import (
     Medium,
     a_medium as _medium,  # noqa: F401
     call_wipe as _wipe,  # noqa: F401
+    claim,
+    halted,
     job_folder,
-    make,
+    kill_job,
+    wait_for,
 )
 
 pytestmark = pytest.mark.skipif(os.geteuid() != 0, reason="loop devices need root")
@@ -66,7 +67,7 @@ def test_asked_for_purge_a_virtual_disk_is_refused_with_a_proposal_and_left_as_i
 
 
 def test_what_was_decided_and_found_before_is_in_the_evidence(medium: Medium, wipe: Any) -> None:
-    subprocess.run(["mkfs.ext4", "-q", "-F", medium.device], check=True)
+    claim(["mkfs.ext4", "-q", "-F", medium.device])
     answer = wipe()
     assert answer["result"]["outcome"] == "sanitised", answer
     decision, before = answer["evidence"]["result"]["decision"], answer["evidence"]["result"]["state_before"]
@@ -80,16 +81,10 @@ def test_what_was_decided_and_found_before_is_in_the_evidence(medium: Medium, wi
 
 
 def test_a_job_that_goes_on_keeps_what_was_found_before_its_first_write(medium: Medium, wipe: Any, tmp_path: Path) -> None:
-    subprocess.run(["mkfs.ext4", "-q", "-F", medium.device], check=True)
-    wipe(rate=4 * MIB, wait=0)
-    deadline = time.time() + 30
-    progress: dict[str, Any] = {"percent": 0}
-    while progress["percent"] < 20 and time.time() < deadline:
-        path = job_folder(tmp_path) / "progress.json"
-        progress = json.loads(path.read_text()) if path.exists() else progress
-        time.sleep(0.02)
-    os.kill(progress["pid"], signal.SIGKILL)
-    time.sleep(0.3)
+    claim(["mkfs.ext4", "-q", "-F", medium.device])
+    with halted(tmp_path):  # however long the call takes: the job begins when it is looked at
+        wipe(rate=4 * MIB, wait=0)
+    kill_job(job_folder(tmp_path), wait_for(tmp_path, 20)["pid"])
     answer = wipe()
     result = answer["result"]
     assert result["outcome"] == "sanitised" and len(result["sessions"]) == 2
@@ -98,32 +93,24 @@ def test_a_job_that_goes_on_keeps_what_was_found_before_its_first_write(medium: 
 
 def test_the_loop_device_that_a_vault_lies_on_is_refused_under_any_other_name(medium: Medium, wipe: Any, tmp_path: Path) -> None:
     """Its copies were mounted when the vault was asked. At the station nothing is mounted, and it has another number."""
-    subprocess.run(["mkfs.ext4", "-q", "-F", medium.device], check=True)
+    claim(["mkfs.ext4", "-q", "-F", medium.device])
     (tmp_path / "vault").mkdir()
-    subprocess.run(["mount", medium.device, str(tmp_path / "vault")], check=True)
+    claim(["mount", medium.device, str(tmp_path / "vault")])
     try:
         (tmp_path / "vault" / "packages").mkdir()
         protected = told_by_vault(tmp_path / "vault" / "packages")
     finally:
         subprocess.run(["umount", str(tmp_path / "vault")], check=True)
     first = medium.device
-    spare = make(tmp_path / "spare.img", 1).attach()
-    try:
-        medium.detach()
-        other = make(tmp_path / "other.img", 1).attach()  # takes the number that has become free
-        medium.attach()
-        try:
-            assert medium.device != first
-            before = medium.content()
-            answer = wipe(protected=protected)
-            assert answer["failed"] and "control node or vault" in answer["msg"], answer["msg"]
-            assert answer["result"]["outcome"] == "refused" and medium.content() == before
-            # Without that list nothing is in the way: it is the list that has stopped it.
-            assert wipe(check=True)["evidence"]["before"]["decision"] == "start"
-        finally:
-            other.detach()
-    finally:
-        spare.detach()
+    medium.detach()
+    medium.attach_as("/dev/loop1003")  # too high for what other tests find free
+    assert medium.device != first
+    before = medium.content()
+    answer = wipe(protected=protected)
+    assert answer["failed"] and "control node or vault" in answer["msg"], answer["msg"]
+    assert answer["result"]["outcome"] == "refused" and medium.content() == before
+    # Without that list nothing is in the way: it is the list that has stopped it.
+    assert wipe(check=True)["evidence"]["before"]["decision"] == "start"
 
 
 def test_a_vault_without_root_can_tell_which_disks_it_uses() -> None:

@@ -9,6 +9,7 @@ import errno
 import json
 import os
 import subprocess
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -36,25 +37,28 @@ class Killed(BaseException):
     """Stands for a kill: nothing of the job runs after it."""
 
 
-def killed_at(offset: int) -> type:
-    class Dying(wipe_engine.Wipe):
-        def progress(self, done: int, rate: Any = None, total: Any = None) -> None:
-            if done >= offset:
-                raise Killed
-
-    return Dying
-
-
 def test_what_a_checkpoint_claims_is_not_believed(medium: Medium, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A disk whose write cache was lost: the checkpoint says 12 MiB, the last 3 of them are not there."""
     monkeypatch.setattr(wipe_engine, "PROGRESS_SECONDS", 0.02)
-    folder = tmp_path / "job"
+    folder, reached, real = tmp_path / "job", threading.Event(), wipe_passes.WritePass.block
+
+    def waiting(self: Any, worker: Any, offset: int) -> None:
+        if offset >= 12 * MIB:
+            assert reached.wait(120)
+        real(self, worker, offset)
+
+    class Dying(wipe_engine.Wipe):
+        def save(self, **changes: Any) -> None:
+            super().save(**changes)
+            if changes.get("offset") == 12 * MIB:
+                reached.set()
+                raise Killed
+
+    monkeypatch.setattr(wipe_passes.WritePass, "block", waiting)
     with pytest.raises(Killed):
-        engine(medium, folder, killed_at(12 * MIB), rate=16 * MIB, checkpoint_seconds=0.01)
+        engine(medium, folder, Dying, checkpoint_seconds=0.01)
     state = json.loads((folder / "state.json").read_text())
-    assert state["offset"] >= 8 * MIB
-    state["offset"] = 12 * MIB
-    (folder / "state.json").write_text(json.dumps(state))
+    assert (state["phase"], state["offset"]) == ("write", 12 * MIB)
     with open(medium.device, "r+b", buffering=0) as stream:
         stream.seek(9 * MIB)
         stream.write(MARKER * 2000)

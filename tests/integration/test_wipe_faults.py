@@ -6,9 +6,9 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import random
-import signal
 import subprocess
 import sys
 import time
@@ -33,10 +33,14 @@ from tests.integration.loop_media import (
     Medium,
     a_medium as _medium,  # noqa: F401
     call_wipe as _wipe,  # noqa: F401
+    claim,
     engine,
+    halted,
     job_folder,
+    kill_job,
     make,
     stock_tools_say_wiped,
+    wait_for,
 )
 
 pytestmark = [
@@ -55,7 +59,7 @@ def over_faults(folder: Path, mib: int, *bad: tuple[int, int]) -> Iterator[Mediu
     process = subprocess.Popen(argv)
     medium = Medium(folder / "fuse" / "medium")
     try:
-        deadline = time.monotonic() + 20
+        deadline = time.monotonic() + 60
         while not medium.file.exists() and time.monotonic() < deadline:
             time.sleep(0.05)
         medium.attach()
@@ -66,7 +70,7 @@ def over_faults(folder: Path, mib: int, *bad: tuple[int, int]) -> Iterator[Mediu
         subprocess.run(["umount", "--lazy", str(folder / "fuse")], check=False)
         # Whoever looks at all loop devices just now keeps the lazily unmounted file system alive.
         process.terminate()
-        process.wait(timeout=60)
+        process.wait(timeout=120)
 
 
 @pytest.fixture
@@ -79,9 +83,9 @@ def faulty(tmp_path: Path) -> Iterator[Medium]:
 def test_a_virtual_disk_on_a_disk_with_bad_sectors(tmp_path: Path, dies: bool) -> None:
     """The blocks of an image lie on places that answer EIO: they are listed and owed a destruction, everything else holds the stream."""
     with over_faults(tmp_path, 48) as medium:
-        subprocess.run(["mkfs.ext4", "-q", "-F", "-b", "4096", medium.device], check=True)
+        claim(["mkfs.ext4", "-q", "-F", "-b", "4096", medium.device])
         (tmp_path / "mnt").mkdir()
-        subprocess.run(["mount", medium.device, str(tmp_path / "mnt")], check=True)
+        claim(["mount", medium.device, str(tmp_path / "mnt")])
         try:
             image = volume_images.raw(tmp_path / "mnt" / "a.raw", holes=False)
             os.sync()
@@ -157,7 +161,7 @@ def test_a_disk_that_dies_in_the_middle_is_not_wiped(faulty: Medium, tmp_path: P
                 Path(f"{faulty.file}.dead").touch()
             super().progress(done, rate, total)
 
-    result = engine(faulty, tmp_path / "job", Dying, rate=16 * MIB)
+    result = engine(faulty, tmp_path / "job", Dying, rate=4 * MIB)
     assert result["outcome"] == "failed" and "places cannot be written" in result["reasons"][0]
     Path(f"{faulty.file}.dead").unlink()
     assert engine(faulty, tmp_path / "job")["outcome"] == "sanitised_with_exceptions"  # it answers again: the same call goes on
@@ -176,15 +180,9 @@ def test_a_disk_that_dies_while_it_is_read_is_not_wiped(faulty: Medium, tmp_path
 def test_a_killed_wipe_goes_on_although_the_disk_has_another_name_now(medium: Medium, wipe: Any, tmp_path: Path) -> None:
     medium.detach()
     was = medium.attach_as("/dev/loop1000").device  # too high for what other tests find free
-    wipe(rate=4 * MIB, wait=0)
-    deadline = time.monotonic() + 30
-    while time.monotonic() < deadline:
-        progress = wipe_engine.read_json(str(job_folder(tmp_path) / "progress.json")) or {}
-        if progress.get("percent", 0) >= 40:
-            break
-        time.sleep(0.02)
-    os.kill(progress["pid"], signal.SIGKILL)
-    time.sleep(0.3)
+    with halted(tmp_path):  # however long the call takes: the job begins when it is looked at
+        wipe(rate=4 * MIB, wait=0)
+    kill_job(job_folder(tmp_path), wait_for(tmp_path, 40)["pid"])
     identity = medium.identity()
     medium.detach()
     (tmp_path / "other").mkdir()
@@ -220,18 +218,33 @@ def test_killed_at_any_percentage(medium: Medium, tmp_path: Path) -> None:
     assert stock_tools_say_wiped(medium) and MARKER not in medium.content()
 
 
+def opened_cores(tmp_path: Path) -> list[set[str]]:
+    """The cores that each job of this state directory has opened."""
+    found = []
+    for report in (tmp_path / "state").glob("*/progress.json"):
+        names = set()
+        for descriptor in Path("/proc", str(json.loads(report.read_text())["pid"]), "fd").iterdir():
+            with contextlib.suppress(OSError):
+                names.add(os.readlink(descriptor))
+        found.append({os.path.basename(name) for name in names if name.startswith(f"{tmp_path}/state/.cores/")})
+    return found
+
+
 def test_several_disks_at_once(wipe: Any, tmp_path: Path) -> None:
     disks = []
     try:
         for number in range(3):
             (tmp_path / str(number)).mkdir()
             disks.append(make(tmp_path / str(number) / f"disk{number}.img").attach())
-        for number, disk in enumerate(disks):
-            key = f"{number:x}123456789abcdef" * 4
-            started = wipe(
-                device=disk.device, identity=disk.identity(), stream_key=key, wait=0, rate=4 * MIB
-            )  # slow enough for a loaded machine
-            assert started["result"]["state"] == "running"
+        with halted(tmp_path):  # none ends before the last has begun
+            for number, disk in enumerate(disks):
+                key = f"{number:x}123456789abcdef" * 4
+                started = wipe(device=disk.device, identity=disk.identity(), stream_key=key, wait=0)
+                assert started["result"]["state"] == "running"
+            deadline, all_of_them = time.monotonic() + 60, {str(number) for number in range(os.cpu_count() or 0)}
+            while opened_cores(tmp_path) != [all_of_them] * 3:
+                assert time.monotonic() < deadline, "each is bounded by the same cores, as many as this machine has"
+                time.sleep(0.05)
         results = [
             wipe(device=disk.device, identity=disk.identity(), stream_key=f"{number:x}123456789abcdef" * 4)["result"]
             for number, disk in enumerate(disks)

@@ -30,6 +30,7 @@ from tests.integration.loop_media import (
     MIB,
     Medium,
     call_wipe as _wipe,  # noqa: F401
+    claim,
     make,
     spec_of,
 )
@@ -41,7 +42,7 @@ NAME = "luks-destroy-keys"
 
 
 def cryptsetup(*arguments: str, data: bytes = b"", check: bool = True) -> subprocess.CompletedProcess[bytes]:
-    return subprocess.run(["cryptsetup", *arguments], input=data, capture_output=True, check=check)
+    return claim(["cryptsetup", *arguments], data, check)
 
 
 def format_luks(medium: Medium, kind: str = "luks2", *more: str) -> None:
@@ -235,7 +236,7 @@ def test_a_detached_header_is_no_medium_whose_keys_are_destroyed(tmp_path: Path)
 
 def test_a_volume_that_something_stands_on_is_refused(medium: Medium, tmp_path: Path) -> None:
     """As an opened mapping would; that one is tried where there is a device-mapper (tests/guest)."""
-    upper = subprocess.run(["losetup", "--find", "--show", medium.device], check=True, capture_output=True, text=True).stdout.strip()
+    upper = claim(["losetup", "--find", "--show", medium.device]).stdout.decode().strip()
     try:
         result = destroy(medium, tmp_path / "job")
         assert result["outcome"] == "refused" and "in use" in "; ".join(result["reasons"]), result["reasons"]

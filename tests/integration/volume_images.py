@@ -14,13 +14,15 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ansible_collections.sunset.crm.plugins.module_utils._recorded import make_receipt
+from ansible_collections.sunset.crm.plugins.module_utils._recorded import VISIT, make_receipt
 from ansible_collections.sunset.crm.plugins.module_utils._volume import chain as volume_chain
+from tests.integration.loop_media import claim, forget_lock
 
 MIB = 1 << 20
 MARKER = b"Zoe Muster, customer 4711; "
 KEY = "0123456789abcdef" * 4
-ITEM = "medium:crm-db1-vda"
+# The module's lock on an item holds for the whole machine: what another process tests at the same time is another item.
+ITEM = f"medium:crm-db1-vda-{os.getpid()}"
 RUN = """
 import json, sys
 from ansible.module_utils.testing import patch_module_args
@@ -81,9 +83,10 @@ def arguments(folder: Path, layers: list[Result], **options: Any) -> Result:
     }  # fmt: skip
 
 
-def call(folder: Path, layers: list[Result], check: bool = False, **options: Any) -> Result:
+def call(folder: Path, layers: list[Result], check: bool = False, visit: Result | None = None, **options: Any) -> Result:
     given = {
-        **arguments(folder, layers, **options), "receipt": make_receipt("volume_wipe", ITEM, "test", check),
+        **arguments(folder, layers, **options),
+        "receipt": {**make_receipt("volume_wipe", ITEM, "test", check), **({VISIT: visit} if visit else {})},
         "_ansible_check_mode": check, "_ansible_module_name": "volume_wipe",
     }  # fmt: skip
     done = subprocess.run(
@@ -91,10 +94,11 @@ def call(folder: Path, layers: list[Result], check: bool = False, **options: Any
         input=json.dumps(given),
         capture_output=True,
         text=True,
-        timeout=120,
+        timeout=300,
         check=False,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)},
     )
+    forget_lock(ITEM)
     assert done.stdout, done.stderr
     found: Result = json.loads(done.stdout)
     return found
@@ -113,7 +117,7 @@ def mounted(folder: Path, kind: str, mib: int, *options: str) -> Iterator[Path]:
         stream.truncate(mib * MIB)
     tool(f"mkfs.{kind}", *options, image)
     point.mkdir()
-    tool("mount", "-o", "loop", image, point)
+    claim(["mount", "-o", "loop", str(image), str(point)])
     try:
         yield point
     finally:
