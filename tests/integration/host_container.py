@@ -35,6 +35,21 @@ basic._ANSIBLE_PROFILE = "legacy"
 importlib.import_module("ansible_collections.sunset.crm.plugins.modules." + name).main()
 """
 
+# Inside a container: what ends a module, and what lets the job that it started stand still.
+KILL_MODULE = f"pids=$(pgrep -f '^/usr/bin/python3 {LIBRARY}/run.py'); kill -9 $pids || true"
+STOP_JOB = "kill -STOP $(pgrep -f '[f]rame.py')"
+
+
+def flip(path: str, at: int | None = None) -> str:
+    """A shell script that turns one bit of a file around, in its middle or at a place: a byte written over may have been the same before."""
+    return f"""python3 - {path} {"" if at is None else at} <<'P'
+import os, sys
+with open(sys.argv[1], "r+b") as stream:
+    at = int((sys.argv[2:] or [os.path.getsize(sys.argv[1]) // 2])[0])
+    stream.seek(at); byte = stream.read(1)[0]; stream.seek(at); stream.write(bytes([byte ^ 1]))
+P
+"""
+
 
 def lab_arguments() -> tuple[list[str], str]:
     """How the lab runs its hosts' image (depends on the cgroup version), and the image, built if it is not there."""
@@ -137,6 +152,17 @@ class HostContainer:
                 process.kill()
                 raise
             assert process.returncode == 0, f"{'never seen: ' + condition if process.returncode == 9 else act}: {out} {err}"
+
+    @contextlib.contextmanager
+    def held(self, condition: str, name: str, **options: Any) -> Iterator[subprocess.Popen[bytes]]:
+        """A module whose job stands still from the moment that `condition` holds to the end of the block: what is done there falls into its
+        work for certain. The rate of a copy is an average, so what was missed is made up for: do nothing in haste after the block."""
+        with self.promptly(condition, STOP_JOB):
+            process = self.start_module(name, **options)
+        try:
+            yield process
+        finally:
+            self.shell("kill -CONT $(pgrep -f '[f]rame.py') || true")
 
     def wait(self, good: Any, seconds: float = 180) -> None:
         deadline = time.monotonic() + seconds

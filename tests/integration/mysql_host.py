@@ -39,7 +39,7 @@ RUN = f"""
 systemctl reset-failed source-mysql 2>/dev/null || true
 systemd-run -q --unit source-mysql mysqld --no-defaults --user=mysql --datadir=/srv/mysource/data --socket={SOCKET} \
     --port=3306 --bind-address=127.0.0.1 --mysqlx=OFF --event-scheduler=OFF --secure-file-priv=NULL
-i=0; until mysqladmin --no-defaults -S {SOCKET} ping >/dev/null 2>&1; do i=$((i + 1)); [ $i -lt 150 ] || exit 1; sleep 0.2; done
+i=0; until mysqladmin --no-defaults -S {SOCKET} ping >/dev/null 2>&1; do i=$((i + 1)); [ $i -lt 600 ] || exit 1; sleep 0.2; done
 """
 
 

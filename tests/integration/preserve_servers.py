@@ -48,7 +48,7 @@ systemd-run -q --unit copy-maria mariadbd --no-defaults --user=mysql --datadir=/
 for one in /run/mysqld/mysqld.sock /srv/mycopy/s.sock; do
     i=0
     until mariadb-admin --no-defaults -S $one ping >/dev/null 2>&1; do
-        i=$((i + 1)); [ $i -lt 150 ] || exit 1; sleep 0.2
+        i=$((i + 1)); [ $i -lt 600 ] || exit 1; sleep 0.2
     done
 done
 """

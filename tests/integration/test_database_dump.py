@@ -5,8 +5,9 @@
 
 from __future__ import annotations
 
+import json
 import os
-import time
+import shlex
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +15,7 @@ import pytest
 
 from ansible_collections.sunset.crm.plugins.module_utils._fingerprint import engines as fingerprint_engines
 from ansible_collections.sunset.crm.plugins.module_utils._recorded import make_receipt
-from tests.integration.host_container import Failed
+from tests.integration.host_container import Failed, flip
 from tests.integration.preserve_servers import MY_COPY_SOCKET, PG_COPY_PORT, STAGING, Servers
 
 PG_NAME = "cr\"m='x"
@@ -87,6 +88,10 @@ CREATE USER gone@localhost; CREATE DEFINER = gone@localhost VIEW orphan AS SELEC
 PG: dict[str, Any] = {"item": "database:crm", "engine": "postgresql", "database": PG_NAME, "port": 5432, "staging": STAGING}
 MY: dict[str, Any] = {"item": "database:old", "engine": "mariadb", "database": MY_NAME, "port": 3306, "staging": STAGING}
 ENGINES = pytest.mark.parametrize("options", [PG, MY], ids=["postgresql", "mariadb"])
+
+
+MY_PART = f"find {STAGING} -name '*.sql.zst.part' 2>/dev/null | grep -q ."
+PART = f"find {STAGING} -name '*.zst.part' 2>/dev/null | grep -q ."
 
 
 @pytest.fixture(scope="module")
@@ -178,10 +183,10 @@ def test_a_plain_dump_loses_floats_and_the_fingerprint_sees_it(servers: Servers)
 @ENGINES
 def test_killed_in_the_middle(servers: Servers, options: dict[str, Any]) -> None:
     """Module and job both die; the same call finishes it, and nothing carried a final name before."""
-    process = servers.start_module("database_dump", **dict(options, rate=40000))
+    process = servers.start_module("database_dump", **dict(options, rate=5000))
     servers.wait(lambda: any(one.endswith(".part") for one in servers.staged_names()))
     servers.kill_module()
-    process.wait(10)
+    process.wait(60)
     assert servers.jobs(), "the job goes on without its module"
     servers.kill_job()
     assert not any(one.endswith(".zst") for one in servers.staged_names())
@@ -191,12 +196,14 @@ def test_killed_in_the_middle(servers: Servers, options: dict[str, Any]) -> None
 
 
 def test_a_second_run_attaches(servers: Servers) -> None:
-    process = servers.start_module("database_dump", **dict(PG, rate=40000))
-    servers.wait(lambda: bool(servers.jobs()))
-    servers.kill_module()
-    process.wait(10)
-    job = servers.jobs()
-    answer = dump(servers, PG)
+    receipt = make_receipt("database_dump", PG["item"], intent="test")
+    with servers.held(PART, "database_dump", **dict(PG, rate=40000)) as process:
+        servers.kill_module()
+        process.wait(60)
+        job = servers.jobs()
+        visit = dump(servers, PG, receipt={**receipt, "visit": {"patience": 0.5}})["pending"]["visit"]
+        assert servers.jobs() == job
+    answer = dump(servers, PG, receipt={**receipt, "visit": {"waited": visit["waited"], "carried": visit["carried"]}})
     assert answer["evidence"]["actions"][0]["act"] == "attached to the running job"
     assert answer["changed"] and job and not servers.jobs()
     assert not dump(servers, PG, check=True)["changed"]
@@ -204,15 +211,19 @@ def test_a_second_run_attaches(servers: Servers) -> None:
 
 def test_a_long_dump_is_visited_until_it_ends(servers: Servers) -> None:
     """As the action does it: the module ends early and says how far it is; the last visit has what the first one found."""
-    visit: dict[str, Any] = {"patience": 0.5}
+    receipt = make_receipt("database_dump", PG["item"], intent="test")
     seen: list[dict[str, Any]] = []
-    while True:
-        receipt = {**make_receipt("database_dump", PG["item"], intent="test"), "visit": visit}
-        answer = servers.module("database_dump", **dict(PG, rate=40000), receipt=receipt)
-        if "pending" not in answer:
-            break
+
+    def again(answer: dict[str, Any]) -> dict[str, Any]:
         seen.append(answer["pending"]["progress"])
-        visit = {**answer["pending"]["visit"], "patience": 0.5}
+        return dump(servers, PG, receipt={**receipt, "visit": {**answer["pending"]["visit"], "patience": 0.5}})
+
+    # That the first two visits find it at work is made certain; after those it ends when it likes.
+    with servers.held(PART, "database_dump", **dict(PG, rate=40000), receipt={**receipt, "visit": {"patience": 0.5}}) as process:
+        answer = again(json.loads(process.communicate(timeout=120)[0]))
+        assert "pending" in answer
+    while "pending" in answer:
+        answer = again(answer)
     assert len(seen) >= 2 and {"phase", "bytes", "started"} <= set(seen[-1])
     evidence = answer["evidence"]
     assert answer["changed"] and evidence["verdict"] == "yes" and evidence["before"]["job"] == "absent"
@@ -234,7 +245,7 @@ def test_a_changed_source_is_copied_again(servers: Servers, options: dict[str, A
 
 def test_damaged_staging_is_noticed_and_made_again(servers: Servers) -> None:
     path = servers.staged(dump(servers, PG)["result"], "dump")
-    servers.shell(f"printf X | dd of={path} bs=1 seek=100 conv=notrunc 2>/dev/null")
+    servers.shell(flip(path, 100))
     answer = dump(servers, PG, check=True)
     assert answer["changed"] and "other content" in answer["evidence"]["before"]["why"]
     assert dump(servers, PG)["changed"]
@@ -243,10 +254,9 @@ def test_damaged_staging_is_noticed_and_made_again(servers: Servers) -> None:
 
 def test_writers_during_the_dump_are_an_error(servers: Servers) -> None:
     """MariaDB has no snapshot that two clients share: what is written meanwhile must be found out."""
-    process = servers.start_module("database_dump", **dict(MY, rate=400000))
-    servers.wait(lambda: any(".sql.zst.part" in one for one in servers.staged_names()))
-    time.sleep(0.5)
-    servers.maria("INSERT INTO `old``crm`.`na``me; -- \\` VALUES (2, 'late')")
+    late = "INSERT INTO `old``crm`.`na``me; -- \\` VALUES (2, 'late')"
+    with servers.promptly(MY_PART, f"sleep 0.5; mariadb --no-defaults -S /run/mysqld/mysqld.sock -e {shlex.quote(late)}"):
+        process = servers.start_module("database_dump", **dict(MY, rate=400000))
     out, _err = process.communicate(timeout=120)
     assert b"changed while the dump was made" in out and b"na`me" in out and b'"failed": true' in out
     servers.maria("DELETE FROM `old``crm`.`na``me; -- \\` WHERE `a\\``b` = 2")
@@ -264,9 +274,9 @@ def test_want_of_space_is_said_before_the_start(servers: Servers, options: dict[
 
 def test_a_disk_that_fills_up_leaves_nothing_behind(servers: Servers) -> None:
     """The estimate is only one: another program can take the room meanwhile."""
-    process = servers.start_module("database_dump", **dict(MY, staging="/srv/small/staging", rate=300000))
-    servers.wait(lambda: "sql.zst.part" in servers.shell("find /srv/small -name '*.part'"))
-    servers.shell("dd if=/dev/zero of=/srv/small/other bs=1M count=100 2>/dev/null || true")
+    full = "dd if=/dev/zero of=/srv/small/other bs=1M count=100 2>/dev/null || true"
+    with servers.promptly(MY_PART.replace(STAGING, "/srv/small"), full):
+        process = servers.start_module("database_dump", **dict(MY, staging="/srv/small/staging", rate=300000))
     out, _err = process.communicate(timeout=120)
     assert b"No space left on device" in out and b'"failed": true' in out
     assert servers.shell("find /srv/small/staging -name '*.zst*'") == ""

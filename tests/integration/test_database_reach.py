@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import json
 import shutil
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -68,6 +67,7 @@ BOX_PG: dict[str, Any] = {
 }  # fmt: skip
 BOX_MY: dict[str, Any] = dict(BOX_PG, item="database:boxed-old", engine="mariadb")
 TCP = pytest.mark.parametrize("options", [TCP_PG, TCP_MY], ids=["postgresql", "mariadb"])
+PART = f"find {STAGING} -name '*.zst.part' 2>/dev/null | grep -q ."
 BOXED = pytest.mark.parametrize("options", [BOX_PG, BOX_MY], ids=["postgresql", "mariadb"])
 
 
@@ -196,15 +196,14 @@ def test_a_crms_own_account_makes_a_copy_that_is_equal(servers: Servers, options
 
 @TCP
 def test_the_password_is_nowhere(servers: Servers, options: dict[str, Any]) -> None:
-    process = servers.start_module("database_dump", **dict(options, rate=300000))
-    servers.wait(lambda: any(one.endswith(".part") for one in servers.staged_names()))
     looked = f"grep -lsa {CORE} /proc/[0-9]*/cmdline /proc/[0-9]*/environ || true; grep -rlsa {CORE} {STAGING} /tmp /var/log /run || true"
-    found = [servers.shell(looked).split() for _ in range(5)]
-    # grep finds its own command line; nothing else may hold the word.
-    grep = servers.shell(f"grep -sa {CORE} /proc/[0-9]*/cmdline | tr '\\0' ' ' || true")
+    with servers.held(PART, "database_dump", **dict(options, rate=300000)) as process:
+        found = [servers.shell(looked).split() for _ in range(5)]
+        # grep finds its own command line; nothing else may hold the word.
+        grep = servers.shell(f"grep -sa {CORE} /proc/[0-9]*/cmdline | tr '\\0' ' ' || true")
+        secret = servers.shell("find /dev/shm/sunset-reach-* -printf '%m %u %y\\n'").splitlines()
     assert "mariadb" not in grep and "psql" not in grep and "pg_dump" not in grep, grep
     assert not [path for one in found for path in one if not path.endswith("/cmdline")]
-    secret = servers.shell("find /dev/shm/sunset-reach-* -printf '%m %u %y\\n'").splitlines()
     assert sorted(set(secret)) == ["600 root f", "700 root d"]
     out, err = process.communicate(timeout=120)
     assert CORE.encode() not in out + err and json.loads(out)["changed"]
@@ -214,10 +213,10 @@ def test_the_password_is_nowhere(servers: Servers, options: dict[str, Any]) -> N
 
 @TCP
 def test_after_a_kill_the_next_run_removes_the_password(servers: Servers, options: dict[str, Any]) -> None:
-    process = servers.start_module("database_dump", **dict(options, rate=40000))
+    process = servers.start_module("database_dump", **dict(options, rate=5000))
     servers.wait(lambda: any(one.endswith(".part") for one in servers.staged_names()))
     servers.kill_module()
-    process.wait(10)
+    process.wait(60)
     servers.kill_job()
     assert "sunset-reach" in secrets_left(servers)
     assert dump(servers, options)["changed"]
@@ -316,9 +315,9 @@ def test_a_quiet_server_is_shown_to_be_quiet(servers: Servers, options: dict[str
 
 
 def test_a_writer_of_postgresql_is_seen_and_outside_the_snapshot(servers: Servers) -> None:
-    process = servers.start_module("database_dump", **dict(LOCAL_PG, rate=300000))
-    servers.wait(lambda: any(".pgcustom.zst.part" in one for one in servers.staged_names()))
-    servers.psql("INSERT INTO leads VALUES (900001, 'late')", "shop")
+    late = "runuser -u postgres -- psql -XqAt -v ON_ERROR_STOP=1 -d shop -c \"INSERT INTO leads VALUES (900001, 'late')\""
+    with servers.promptly(PART.replace("*", "*.pgcustom"), late):
+        process = servers.start_module("database_dump", **dict(LOCAL_PG, rate=300000))
     out, _err = process.communicate(timeout=120)
     source = json.loads(out)["result"]["source"]
     assert source["writers"]["quiet"] == "no" and source["writers"]["position_kind"] == "counters"
@@ -338,10 +337,9 @@ def test_a_session_that_stays_is_not_called_quiet(servers: Servers) -> None:
 
 
 def test_a_table_without_transactions_and_a_writer_is_a_refusal(servers: Servers) -> None:
-    process = servers.start_module("database_dump", **dict(LOCAL_MY, rate=300000))
-    servers.wait(lambda: any(".sql.zst.part" in one for one in servers.staged_names()))
-    time.sleep(0.3)
-    servers.maria("INSERT INTO old.log (t) VALUES ('late')")
+    late = "mariadb --no-defaults -S /run/mysqld/mysqld.sock -e \"INSERT INTO old.log (t) VALUES ('late')\""
+    with servers.promptly(PART.replace("*", "*.sql"), f"sleep 0.3; {late}"):
+        process = servers.start_module("database_dump", **dict(LOCAL_MY, rate=300000))
     out, _err = process.communicate(timeout=120)
     assert b"changed while the dump was made" in out and b"table log (MyISAM: no snapshot covers it)" in out, out
     assert servers.staged_names() == []
@@ -376,7 +374,7 @@ def test_killed_while_it_works_inside_a_container(box: Servers, options: dict[st
     held = docker("exec", BOX, "sh", "-c", "cat /proc/[0-9]*/cmdline | tr '\\0' ' '")
     assert CORE not in held
     box.kill_module()
-    process.wait(10)
+    process.wait(60)
     box.kill_job()
     answer = dump(box, options)
     assert answer["changed"] and inside

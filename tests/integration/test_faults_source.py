@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.host_container import Failed
+from tests.integration.host_container import Failed, flip
 from tests.integration.preserve_servers import STAGING, Servers
 
 PG: dict[str, Any] = {"item": "database:crm", "engine": "postgresql", "database": "crm", "port": 5432, "staging": STAGING}
@@ -28,7 +28,7 @@ MARIA = """
 systemctl reset-failed source-maria 2>/dev/null || true
 systemd-run -q --unit source-maria mariadbd --no-defaults --user=mysql --datadir=/srv/mysource/data \
     --socket=/run/mysqld/mysqld.sock --port=3306 --bind-address=127.0.0.1
-i=0; until mariadb-admin --no-defaults -S /run/mysqld/mysqld.sock ping >/dev/null 2>&1; do i=$((i + 1)); [ $i -lt 150 ] || exit 1; sleep 0.2; done
+i=0; until mariadb-admin --no-defaults -S /run/mysqld/mysqld.sock ping >/dev/null 2>&1; do i=$((i + 1)); [ $i -lt 600 ] || exit 1; sleep 0.2; done
 """
 # Shifts the wall clock of every Python on the host by what stands in a file. Servers and tar keep theirs.
 CLOCK = """
@@ -64,10 +64,10 @@ def copied(servers: Servers, options: dict[str, Any], **more: Any) -> dict[str, 
     return servers.module("filestore_archive" if "path" in options else "database_dump", **{**options, **more})
 
 
-def started(servers: Servers, options: dict[str, Any]) -> Any:
-    """A copy that is slowly being made, with its first artefact begun."""
+def started(servers: Servers, options: dict[str, Any], rate: int = 2500000) -> Any:
+    """A copy that is slowly being made, with its first artefact begun. Its rate is lower where it is to be ended in its middle."""
     module = "filestore_archive" if "path" in options else "database_dump"
-    process = servers.start_module(module, **dict(options, rate=2500000))
+    process = servers.start_module(module, **dict(options, rate=rate))
     servers.wait(lambda: any(one.endswith(".part") for one in servers.staged_names()))
     return process
 
@@ -80,25 +80,28 @@ def refused(servers: Servers, process: Any, *words: str) -> None:
 
 
 def test_the_backend_is_killed(servers: Servers) -> None:
-    process = started(servers, PG)
-    servers.shell("kill -9 " + servers.psql("SELECT pid FROM pg_stat_activity WHERE application_name = 'pg_dump'").strip())
+    process = started(servers, PG, 500000)
+    asked = "SELECT pid FROM pg_stat_activity WHERE application_name = 'pg_dump'"
+    servers.wait(lambda: bool(servers.psql(asked).strip()))
+    servers.shell("kill -9 " + servers.psql(asked).strip())
     refused(servers, process, "pg_dump ended with code 1")
     servers.wait(lambda: servers.run("runuser", "-u", "postgres", "--", "psql", "-Atc", "SELECT 1", check=False).strip() == "1")
     assert copied(servers, PG)["result"]["source"]["rows"] == 60000
 
 
 def test_the_postgresql_server_is_killed(servers: Servers) -> None:
-    process = started(servers, PG)
+    process = started(servers, PG, 500000)
     servers.shell("kill -9 $(head -n 1 /var/lib/postgresql/15/main/postmaster.pid)")
     refused(servers, process, "pg_dump", "the database client ended", "terminating connection", "Is the server running")
     with pytest.raises(Failed, match="(?s)could not be looked at: .* Is the server running"):
         copied(servers, PG)
-    servers.shell("sleep 1; systemctl reset-failed postgresql@15-main || true; systemctl restart postgresql@15-main")
+    servers.wait(lambda: not servers.shell("pgrep -u postgres -f '[1]5/main' || true"))
+    servers.shell("systemctl reset-failed postgresql@15-main || true; systemctl restart postgresql@15-main")
     assert copied(servers, PG)["result"]["source"]["rows"] == 60000
 
 
 def test_the_mariadb_server_is_killed(servers: Servers) -> None:
-    process = started(servers, MY)
+    process = started(servers, MY, 500000)
     servers.shell("systemctl kill -s KILL source-maria")
     refused(servers, process, "mariadb-dump", "the database client ended")
     servers.wait(lambda: servers.run("systemctl", "is-active", "source-maria", check=False).strip() != "active")
@@ -114,7 +117,7 @@ def test_the_job_is_killed_at_some_moment(servers: Servers, options: dict[str, A
     time.sleep(after)
     for pid in servers.jobs():
         servers.run("kill", "-9", pid, check=False)
-    out, _err = process.communicate(timeout=60)
+    out, _err = process.communicate(timeout=120)
     answer = json.loads(out.decode())
     finished = bool(servers.shell(f"find {STAGING} -name finished.json"))
     if answer.get("failed"):
@@ -130,7 +133,7 @@ def test_the_job_is_killed_at_some_moment(servers: Servers, options: dict[str, A
 
 
 DAMAGE = {
-    "bit flipped": "printf '\\377' | dd of={0} bs=1 seek=$(($(stat -c %s {0}) / 2)) conv=notrunc status=none",
+    "bit flipped": flip("{0}"),
     "truncated": "truncate -s -1 {0}",
     "removed": "rm {0}",
     "emptied": ": >{0}",
@@ -158,7 +161,7 @@ def test_two_runs_at_once(servers: Servers, options: dict[str, Any]) -> None:
     """The second attaches to the job of the first: one copy, and both tell of the same."""
     first = started(servers, options)
     second = copied(servers, options)
-    out, _err = first.communicate(timeout=60)
+    out, _err = first.communicate(timeout=120)
     assert json.loads(out.decode())["result"] == second["result"]
     assert sorted(servers.staged_names()) == sorted(one["name"] for one in second["result"]["artefacts"])
 
@@ -172,7 +175,7 @@ def test_the_clock_is_set_while_the_copy_is_made(servers: Servers, options: dict
             servers.shell(f"rm -rf {STAGING} /run/clock-offset")
             process = started(servers, options)
             servers.write("/run/clock-offset", offset)
-            out, _err = process.communicate(timeout=60)
+            out, _err = process.communicate(timeout=120)
             answer = json.loads(out.decode())
             assert answer.get("changed"), answer.get("msg")
             assert not copied(servers, options)["changed"]

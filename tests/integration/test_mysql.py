@@ -152,7 +152,7 @@ def reopened(world: World, copies: Copies) -> None:
         "runuser -u mysql -- mysqld --no-defaults --initialize-insecure --datadir=/srv/reopened/d 2>/dev/null; "
         "systemd-run -q --unit reopened mysqld --no-defaults --user=mysql --datadir=/srv/reopened/d --socket=/srv/reopened/s --skip-networking "
         "--mysqlx=OFF --secure-file-priv=NULL; "
-        "i=0; until mysqladmin --no-defaults -S /srv/reopened/s ping >/dev/null 2>&1; do i=$((i + 1)); [ $i -lt 150 ] || exit 1; sleep 0.2; done"
+        "i=0; until mysqladmin --no-defaults -S /srv/reopened/s ping >/dev/null 2>&1; do i=$((i + 1)); [ $i -lt 600 ] || exit 1; sleep 0.2; done"
     )
     for line in lines:
         world.shell(f"export OUT=/srv/reopened MYSQL_UNIX_PORT=/srv/reopened/s; {line}")

@@ -22,7 +22,7 @@ import xlsxwriter
 
 from ansible_collections.sunset.crm.plugins.plugin_utils.planning import profiles
 from tests import lab
-from tests.integration.host_container import Failed
+from tests.integration.host_container import KILL_MODULE, Failed
 from tests.integration.test_vault import ROOT, Vault, base
 
 frictionless = pytest.importorskip("frictionless")
@@ -44,7 +44,7 @@ runuser -u postgres -- /usr/lib/postgresql/15/bin/pg_ctl -w -D $data -l /tmp/pg.
 install -d -o mysql -m 0700 /var/lib/mysql /run/mysqld
 mariadb-install-db --no-defaults --user=mysql --datadir=/var/lib/mysql --skip-test-db >/dev/null
 (setsid mariadbd --no-defaults --user=mysql --datadir=/var/lib/mysql --socket=/run/mysqld/mysqld.sock --skip-networking >/tmp/my.log 2>&1 &)
-for i in $(seq 100); do mariadb -e 'SELECT 1' >/dev/null 2>&1 && break; sleep 0.1; done
+for i in $(seq 600); do mariadb -e 'SELECT 1' >/dev/null 2>&1 && break; sleep 0.1; done
 """
 
 POSTGRES = r"""
@@ -339,11 +339,9 @@ def test_odoo_on_postgresql(copies: Copies, tmp_path: Path) -> None:
 def test_a_killed_export_leaves_nothing_and_is_made(copies: Copies) -> None:
     box, dump, folder = copies.box, copies.dumps["database:shop"], f"{ROOT}/lab/h3/data/readable"
     options = {"item": "database:shop", "proof": "postgresql", "artefacts": dump["artefacts"], "source": dump["source"], **base("h3")}
-    process = box.start_vault("vault_prove", **options)
-    # Half a second into the export: its large table takes longer than that.
-    box.shell(
-        f"until ls {folder}/*.part >/dev/null 2>&1; do :; done; sleep 0.3; kill -9 $(pgrep -f '^/usr/bin/python3 /opt/sunset-test/run')"
-    )
+    # In the middle of the export: its large table takes longer than the kill.
+    with box.promptly(f"ls {folder}/*.part >/dev/null 2>&1", KILL_MODULE):
+        process = box.start_vault("vault_prove", **options)
     process.communicate()
     assert box.shell(f"ls {folder}") == "database-shop.zip.age.part\n"
     assert copies.prove("h3", "database:shop", "postgresql")["changed"] is True

@@ -123,9 +123,8 @@ CHANGES = {
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_change_while_reading_is_an_error_with_a_name(host: HostContainer, change: str) -> None:
     host.shell(f"cd {TREE}; head -c 3000000 /dev/urandom >aaa; head -c 200000 /dev/urandom >victim; touch -d '2020-01-01' victim; : >zzz")
-    process = host.start_module("filestore_archive", item="filestore:uploads", path=TREE, staging=STAGING, rate=3000000)
-    host.wait(lambda: ".tar.zst.part" in host.shell(f"find {STAGING} -name '*.part' 2>/dev/null || true"))
-    host.shell(f"cd {TREE}; {CHANGES[change]}")
+    with host.promptly(f"find {STAGING} -name '*.tar.zst.part' 2>/dev/null | grep -q .", f"cd {TREE}; {CHANGES[change]}"):
+        process = host.start_module("filestore_archive", item="filestore:uploads", path=TREE, staging=STAGING, rate=1000000)
     out, _err = process.communicate(timeout=120)
     answer = json.loads(out.decode())
     assert answer["failed"] and ("late" if change == "new neighbour" else "victim") in answer["msg"], answer["msg"]

@@ -13,7 +13,6 @@ import json
 import os
 import re
 import subprocess
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -125,7 +124,7 @@ mariadb-install-db --user=mysql --datadir=/srv/mysource/data --auth-root-authent
 chown mysql /srv/mysource
 systemd-run -q --unit source-maria mariadbd --no-defaults --user=mysql --datadir=/srv/mysource/data \
     --socket=/run/mysqld/mysqld.sock --skip-networking --event-scheduler=OFF --plugin-maturity=experimental
-i=0; until mariadb-admin --no-defaults -S /run/mysqld/mysqld.sock ping >/dev/null 2>&1; do i=$((i + 1)); [ $i -lt 150 ] || exit 1; sleep 0.2; done
+i=0; until mariadb-admin --no-defaults -S /run/mysqld/mysqld.sock ping >/dev/null 2>&1; do i=$((i + 1)); [ $i -lt 600 ] || exit 1; sleep 0.2; done
 """
 
 # trap -> (statements on the copy, what must be said)
@@ -255,11 +254,10 @@ def test_no_such_database(host: TrapHost) -> None:
 @pytest.mark.parametrize("engine", ["MyISAM", "Aria"])
 def test_a_writer_without_transactions_is_noticed(host: TrapHost, engine: str) -> None:
     name = fresh(host, f"w_{engine.lower()}", f"CREATE TABLE t (a int) ENGINE={engine}")
-    process = host.start_module(
-        "database_dump", item=f"database:{name}", engine="mariadb", database=name, staging="/srv/staging", rate=2000
-    )
-    host.wait(lambda: "part" in host.shell("find /srv/staging -path '*w-*.part' -path '*sql*'"))
-    maria(host, f"INSERT INTO {name}.t VALUES (1)")
+    options: dict[str, Any] = {"item": f"database:{name}", "engine": "mariadb", "database": name, "staging": "/srv/staging"}
+    late = f"mariadb --no-defaults -S /run/mysqld/mysqld.sock -e 'INSERT INTO {name}.t VALUES (1)'"
+    with host.promptly(f"find /srv/staging -path '*w-{engine.lower()}*.sql.zst.part' 2>/dev/null | grep -q .", late):
+        process = host.start_module("database_dump", **options, rate=1000)
     out, _err = process.communicate(timeout=120)
     assert b"changed while the dump was made: table t" in out and b'"failed": true' in out
     assert (
@@ -343,17 +341,19 @@ def test_definitions_that_change_meanwhile_are_noticed(host: TrapHost, change: s
     )
     options = {"item": "database:ddl", "engine": "mariadb", "database": "ddl", "staging": "/srv/staging"}
     host.shell("rm -rf /srv/staging/*ddl*")
-    process = host.start_module("database_dump", **options, rate=200000)
-    host.wait(lambda: "part" in host.shell("find /srv/staging -path '*ddl*.part' -path '*sql*' 2>/dev/null || true"))
-    time.sleep(0.5)
     statement, named = DDL[change]
-    # A table that the dump holds open is changed as soon as it lets go; the client is not waited for.
-    waiting = subprocess.Popen(
-        ["docker", "exec", "-i", host.name, "mariadb", "--no-defaults", "-S", "/run/mysqld/mysqld.sock", "ddl"], stdin=subprocess.PIPE
-    )
-    assert waiting.stdin is not None
-    waiting.stdin.write(statement.encode())
-    waiting.stdin.close()
+    # It stands still once some of its rows are written.
+    begun = "find /srv/staging -path '*ddl*.sql.zst.part' 2>/dev/null | grep -q . && sleep 0.5"
+    with host.held(begun, "database_dump", **options, rate=200000) as process:
+        # A table that the dump holds open is changed as soon as it lets go: the client is waited for until it waits itself.
+        waiting = subprocess.Popen(
+            ["docker", "exec", "-i", host.name, "mariadb", "--no-defaults", "-S", "/run/mysqld/mysqld.sock", "ddl"], stdin=subprocess.PIPE
+        )
+        assert waiting.stdin is not None
+        waiting.stdin.write(statement.encode())
+        waiting.stdin.close()
+        asked = f"SELECT COUNT(*) FROM information_schema.PROCESSLIST WHERE DB = 'ddl' AND INFO = '{statement}'"
+        host.wait(lambda: waiting.poll() is not None or maria(host, asked).strip() == "1")
     out, _err = process.communicate(timeout=120)
     assert waiting.wait(60) == 0
     answer = json.loads(out)

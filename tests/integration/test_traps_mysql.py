@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from tests.integration.host_container import Failed
-from tests.integration.mysql_host import MysqlHost
+from tests.integration.mysql_host import SOCKET, MysqlHost
 from tests.integration.trap_copy import Holder, told
 
 # trap -> the test that holds it. test_every_trap_has_its_test looks that none is without.
@@ -234,11 +234,15 @@ def test_no_such_database(host: MysqlHost) -> None:
         host.dump("mysql", "nosuchdb")
 
 
-def begun(host: MysqlHost, name: str, rate: int) -> Any:
+SQL = f"mysql --no-defaults --default-character-set=utf8mb4 -S {SOCKET} -e "
+
+
+def begun(host: MysqlHost, name: str, rate: int, act: str) -> Any:
+    """A slow dump, and what happens as soon as it is being written."""
     host.shell(f"rm -rf /srv/staging/*{name}*")
-    process = host.start_module("database_dump", item=f"database:{name}", engine="mysql", database=name, staging="/srv/staging", rate=rate)
-    host.wait(lambda: "part" in host.shell(f"find /srv/staging -path '*{name}*.part' -path '*sql*' 2>/dev/null || true"))
-    return process
+    options: dict[str, Any] = {"item": f"database:{name}", "engine": "mysql", "database": name, "staging": "/srv/staging", "rate": rate}
+    with host.promptly(f"find /srv/staging -path '*{name}*.sql.zst.part' 2>/dev/null | grep -q .", act):
+        return host.start_module("database_dump", **options)
 
 
 def refused(host: MysqlHost, process: Any, name: str, words: str) -> None:
@@ -250,8 +254,7 @@ def refused(host: MysqlHost, process: Any, name: str, words: str) -> None:
 
 def test_a_writer_without_transactions_is_noticed(host: MysqlHost) -> None:
     host.fresh("loose", "CREATE TABLE t (a int) ENGINE=MyISAM")
-    process = begun(host, "loose", 1500)
-    host.sql("INSERT INTO loose.t VALUES (1)")
+    process = begun(host, "loose", 1000, SQL + "'INSERT INTO loose.t VALUES (1)'")
     refused(host, process, "loose", r"changed while the dump was made: table t \(MyISAM: no snapshot covers it\)")
     source = host.dump("mysql", "loose")["source"]
     assert source["rows"] == 1 and source["writers"]["quiet"] == "yes"
@@ -289,9 +292,8 @@ DDL = {
 def test_definitions_that_change_meanwhile_are_noticed(host: MysqlHost, change: str) -> None:
     host.fresh("ddl", "SET SESSION cte_max_recursion_depth = 6000; CREATE TABLE late (a int); INSERT INTO late VALUES (1); CREATE TABLE early AS "
                "WITH RECURSIVE n AS (SELECT 1 AS i UNION ALL SELECT i + 1 FROM n WHERE i < 5000) SELECT i, REPEAT('x', 200) AS t FROM n")  # fmt: skip
-    process = begun(host, "ddl", 300000)
     statement, named = DDL[change]
-    host.sql(statement, "ddl")
+    process = begun(host, "ddl", 300000, f"{SQL} '{statement}' ddl")
     refused(host, process, "ddl", named)
 
 
@@ -445,8 +447,7 @@ def test_the_server_is_killed(host: MysqlHost) -> None:
     """Last: the server is started again, and the same call makes the copy."""
     host.fresh("killed", "SET SESSION cte_max_recursion_depth = 6000; CREATE TABLE t AS "
                "WITH RECURSIVE n AS (SELECT 1 AS i UNION ALL SELECT i + 1 FROM n WHERE i < 5000) SELECT i, REPEAT('x', 200) AS t FROM n")  # fmt: skip
-    process = begun(host, "killed", 300000)
-    host.run("systemctl", "kill", "-s", "KILL", "source-mysql")
+    process = begun(host, "killed", 300000, "systemctl kill -s KILL source-mysql")
     refused(host, process, "killed", "mysqldump|mysql")
     host.start_server()
     assert host.prove("mysql", host.dump("mysql", "killed"), "killed")["verdict"] == "equal"

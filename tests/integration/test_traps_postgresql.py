@@ -467,7 +467,7 @@ def test_the_copy_reaches_nobody(host: TrapHost) -> None:
         host,
         "DROP ROLE IF EXISTS caller; CREATE ROLE caller LOGIN PASSWORD 'x'; ALTER SYSTEM SET log_connections = on; SELECT pg_reload_conf()",
     )
-    where = "host=127.0.0.1 port=5432 dbname=postgres user=caller password=x connect_timeout=3"
+    where = "host=127.0.0.1 port=5432 dbname=postgres user=caller password=x connect_timeout=30"
     fresh(
         host, "calls", f"CREATE EXTENSION dblink; CREATE MATERIALIZED VIEW mv AS SELECT * FROM dblink('{where}', 'SELECT 1') AS t (a int)"
     )

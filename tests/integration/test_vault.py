@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from ansible_collections.sunset.crm.plugins.module_utils._recorded import make_receipt
-from tests.integration.host_container import LIBRARY, Failed, HostContainer
+from tests.integration.host_container import KILL_MODULE, LIBRARY, Failed, HostContainer, flip
 
 TOP = Path(__file__).resolve().parents[2]
 MARKER = "Zoë Müster 4711 🎈"
@@ -27,6 +27,9 @@ ROOT = "/srv/vault/packages"
 STAGING = {"database:crm": "/var/lib/postgresql/.staging", "database:old": "/var/lib/mysql-staging", "filestore:up": "/srv/up/.s",
            "container:shop": "/srv/shop/.s"}  # fmt: skip
 PROOFS = {"database:crm": "postgresql", "database:old": "mariadb", "filestore:up": "filestore", "container:shop": "image"}
+
+# One that serves: what comes before server.log only fills its directory.
+SERVER = "pgrep -u vault -f '(postgres|mariadbd) .*(-D|--datadir)' >/dev/null"
 
 SETUP = f"""
 install -d -o vault -g vault -m 0700 /srv/vault
@@ -53,7 +56,7 @@ chown root /var/lib/mysql-staging
 mariadb-install-db --no-defaults --user=mysql --datadir=/var/lib/mysql --skip-test-db >/dev/null
 (setsid mariadbd --no-defaults --user=mysql --datadir=/var/lib/mysql --socket=/run/mysqld/mysqld.sock --skip-networking \
     --event-scheduler=OFF >/tmp/my.log 2>&1 &)
-for i in $(seq 100); do mariadb -e 'SELECT 1' >/dev/null 2>&1 && break; sleep 0.1; done
+for i in $(seq 600); do mariadb -e 'SELECT 1' >/dev/null 2>&1 && break; sleep 0.1; done
 mariadb --default-character-set=utf8mb4 <<'SQL'
 CREATE DATABASE old CHARACTER SET utf8mb4; USE old;
 CREATE TABLE lead (id int AUTO_INCREMENT PRIMARY KEY, name varchar(100), score float, worth double, note text, at timestamp NULL);
@@ -325,7 +328,7 @@ def test_a_wrong_digest_leaves_nothing(world: Vault, custodians: Any, dumps: Any
 def test_pull_is_killed_and_goes_on(world: Vault, custodians: Any, dumps: Any, source: Any) -> None:
     admitted(world, "h3", custodians)
     options = {"item": "container:shop", "source": source, "artefacts": dumps["container:shop"]["artefacts"], **base("h3")}
-    process = world.start_vault("vault_pull", rate=200_000, **options)
+    process = world.start_vault("vault_pull", rate=20_000, **options)
     world.wait(lambda: "part" in world.shell(f"find {ROOT}/lab/h3 -name '*.part' -size +100k"))
     world.kill_module()
     process.communicate()
@@ -339,11 +342,11 @@ def test_proof_is_killed_and_leaves_no_server(world: Vault, custodians: Any, dum
     for item in ("database:crm", "database:old"):
         pull(world, dumps, source, "h3", item)
         options = {"item": item, "proof": PROOFS[item], "artefacts": dumps[item]["artefacts"], "source": dumps[item]["source"]}
-        process = world.start_vault("vault_prove", **options, **base("h3"))
-        world.wait(lambda: "server.log" in world.shell("ls /dev/shm/sv-*/ 2>/dev/null || true"))
-        world.kill_module()
+        with world.promptly(f"ls /dev/shm/sv-*/server.log >/dev/null 2>&1 && {SERVER}", KILL_MODULE):
+            process = world.start_vault("vault_prove", **options, **base("h3"))
         process.communicate()
-        world.wait(lambda: "-D" not in world.leaves() and "--datadir" not in world.leaves(), 20)
+        world.wait(lambda: not world.module_pids())
+        world.wait(lambda: "-D" not in world.leaves() and "--datadir" not in world.leaves(), 60)
         assert prove(world, dumps, "h3", item)["result"]["verdict"] == "equal"
         assert world.leaves() == ""
 
@@ -363,7 +366,7 @@ def test_tampered_ciphertext_is_seen(world: Vault, custodians: Any, dumps: Any, 
     admitted(world, "h3", custodians)
     pull(world, dumps, source, "h3", "filestore:up")
     path = world.shell(f"ls {ROOT}/lab/h3/data/filestore-up/*.tar*.age").strip()
-    world.shell(f"printf X | dd of={path} bs=1 seek=$(($(stat -c %s {path}) / 2)) conv=notrunc status=none")
+    world.shell(flip(path))
     with pytest.raises(Failed, match="damaged"):
         prove(world, dumps, "h3", "filestore:up")
     answer = pull(world, dumps, source, "h3", "filestore:up")

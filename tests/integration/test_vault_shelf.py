@@ -452,7 +452,7 @@ def test_nobody_there(shelf: Shelf) -> None:
 def test_what_is_not_sealed_or_not_whole_is_not_stored(shelf: Shelf) -> None:
     path = Path(shelf.package.bag) / "data/inner-manifest.age"
     content = path.read_bytes()
-    path.write_bytes(b"x" + content[1:])
+    path.write_bytes(bytes([content[0] ^ 1]) + content[1:])
     with pytest.raises(Failed, match="inner-manifest.age is damaged on the vault"):
         shelf.run()
     assert not [key for key in shelf.objects() if "inner-manifest" in key]

@@ -8,6 +8,7 @@ After each fault: a clear error, nothing under a final name that is not whole, a
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -16,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from tests.integration.host_container import Failed
+from tests.integration.host_container import KILL_MODULE, LIBRARY, Failed, flip
 from tests.integration.test_vault import MARKER, PROOFS, ROOT, SETUP, STAGING, Vault, admitted, base, four, opened, people, plain
 
 _ = people  # a fixture of the other file
@@ -25,6 +26,7 @@ ITEM = "filestore:big"
 MIB = 1 << 20
 SIZE = 22 * MIB + 12345
 HOSTILE = "/srv/small"
+READER = "pgrep -f '^/usr/bin/python3.* -I /var/lib/sunset-reader/reader.py'"
 
 
 @pytest.fixture(scope="module")
@@ -55,6 +57,7 @@ class Transfer:
 
     def __init__(self, world: Vault, source: dict[str, Any], package: str, root: str = ROOT) -> None:
         self.world, self.package, self.root = world, package, root
+        self.folder, self.state_of_it = f"{root}/lab/{package}/data/filestore-big", f"{root}/lab/state/{package}/filestore-big.stored.json"
         sha = world.shell(f"sha256sum <{BIG} | cut -c1-64").strip()
         artefact = {"name": "big.bin", "role": "archive", "path": BIG, "sha256": sha, "bytes": SIZE}
         self.options: dict[str, Any] = {"item": ITEM, "source": source, "artefacts": [artefact], **base(package), "root": root}
@@ -62,14 +65,22 @@ class Transfer:
     def pull(self, check: bool = False, **more: Any) -> dict[str, Any]:
         return self.world.vault("vault_pull", check=check, **{**self.options, **more})
 
-    def begin(self, megabytes: int, segments: int = 2, **more: Any) -> subprocess.Popen[bytes]:
-        """Start a slow pull and wait until some segments are there."""
-        process = self.world.start_vault("vault_pull", **{**self.options, **more}, rate=megabytes * MIB)
-        self.world.wait(lambda: len(self.segments()) >= segments)
-        return process
+    def begin(self, act: str, segments: int = 2, recorded: int = 0, **more: Any) -> subprocess.Popen[bytes]:
+        """Start a slow pull; as soon as some segments are there (and some are recorded), `act` follows inside the container."""
+        there = f"[ $(ls {self.folder} 2>/dev/null | grep -c 'age$') -ge {segments} ]"
+        there += f" && [ $(grep -o '[.]age' {self.state_of_it} | wc -l) -ge {recorded} ]" if recorded else ""
+        with self.world.promptly(there, act):
+            return self.world.start_vault("vault_pull", **{**self.options, **more}, rate=4 * MIB)
+
+    def begin_and_kill(self, segments: int = 2, **more: Any) -> None:
+        self.begin(KILL_MODULE, segments, **more).communicate()
+        self.world.wait(lambda: not self.world.module_pids())
 
     def segments(self) -> list[str]:
-        return self.world.shell(f"ls {self.root}/lab/{self.package}/data/filestore-big 2>/dev/null | grep 'age$' || true").split()
+        return self.world.shell(f"ls {self.folder} 2>/dev/null | grep 'age$' || true").split()
+
+    def damage(self, name: str) -> None:
+        self.world.shell(flip(f"{self.folder}/{name}", 3000000))
 
     def state(self) -> str:
         return self.world.shell(f"find {self.root}/lab/{self.package} {self.root}/lab/state -printf '%p %m %s %T@\\n' | sort")
@@ -81,12 +92,12 @@ class Transfer:
 
     def opens(self) -> None:
         """By hand, as a person in ten years would: age and cat, in the order of the names."""
-        folder, identity = f"{self.root}/lab/{self.package}/data/filestore-big", f"/dev/shm/sunset-vault-906/lab/{self.package}.identity"
-        joined = f'for one in {folder}/big.bin.*.age; do age -d -i {identity} "$one" || exit 1; done | sha256sum | cut -c1-64'
+        identity = f"/dev/shm/sunset-vault-906/lab/{self.package}.identity"
+        joined = f'for one in {self.folder}/big.bin.*.age; do age -d -i {identity} "$one" || exit 1; done | sha256sum | cut -c1-64'
         assert self.world.shell(joined).strip() == self.options["artefacts"][0]["sha256"]
 
     def record(self) -> dict[str, Any]:
-        record: dict[str, Any] = json.loads(self.world.read(f"{self.root}/lab/state/{self.package}/filestore-big.stored.json"))
+        record: dict[str, Any] = json.loads(self.world.read(self.state_of_it))
         return record
 
     def whole(self) -> None:
@@ -106,7 +117,7 @@ def failed(process: subprocess.Popen[bytes]) -> str:
 
 @pytest.fixture
 def transfer(world: Vault, custodians: Any, source: Any, request: pytest.FixtureRequest) -> Iterator[Transfer]:
-    package = "t" + str(abs(hash(request.node.name)) % 10**6)
+    package = "t" + hashlib.sha256(request.node.name.encode()).hexdigest()[:12]
     admitted(world, package, custodians)
     yield Transfer(world, source, package)
     world.shell(f"cp /srv/big.keep {BIG}; chmod 600 {BIG}")
@@ -122,10 +133,7 @@ def test_segments_four_times(transfer: Transfer) -> None:
 
 
 def test_the_connection_is_cut(transfer: Transfer) -> None:
-    process = transfer.begin(4)
-    world = transfer.world
-    reader = world.shell("pgrep -f '^/usr/bin/python3.* -I /var/lib/sunset-reader/reader.py'").split()[-1]
-    world.shell(f"kill -9 $(awk '/^PPid/ {{print $2}}' /proc/{reader}/status)")
+    process = transfer.begin(f"reader=$({READER} | tail -n 1); kill -9 $(awk '/^PPid/ {{print $2}}' /proc/$reader/status)")
     assert "ssh ended with exit code 255" in failed(process)
     before = sum(one["bytes"] for one in transfer.record()["partial"]["big.bin"]["segments"])
     assert len(transfer.segments()) >= 2 and transfer.record()["artefacts"] == []
@@ -136,17 +144,14 @@ def test_the_connection_is_cut(transfer: Transfer) -> None:
 
 
 def test_the_reader_is_killed(transfer: Transfer) -> None:
-    process = transfer.begin(4)
-    transfer.world.shell("kill -9 $(pgrep -f '^/usr/bin/python3.* -I /var/lib/sunset-reader/reader.py')")
+    process = transfer.begin(f"kill -9 $({READER})")
     assert "ssh ended with exit code" in failed(process)
     assert transfer.kept(transfer.pull()) >= 8 * MIB
     transfer.whole()
 
 
 def test_the_vault_process_is_killed(transfer: Transfer) -> None:
-    process = transfer.begin(4)
-    transfer.world.kill_module()
-    process.communicate()
+    transfer.begin_and_kill(recorded=1)
     kept = sum(one["bytes"] for one in transfer.record()["partial"]["big.bin"]["segments"])
     there = int(transfer.world.shell(f"cat {ROOT}/lab/{transfer.package}/data/filestore-big/* | wc -c"))
     assert kept >= 4 * MIB
@@ -157,18 +162,14 @@ def test_the_vault_process_is_killed(transfer: Transfer) -> None:
 
 def test_the_vault_process_is_killed_again_and_again(transfer: Transfer) -> None:
     for number in range(1, 5):
-        process = transfer.begin(4, segments=number)
-        transfer.world.kill_module()
-        process.communicate()
+        transfer.begin_and_kill(segments=number)
     assert transfer.kept(transfer.pull()) >= 4 * 4 * MIB
     transfer.whole()
 
 
 def test_a_kept_segment_that_is_damaged_is_not_built_upon(transfer: Transfer) -> None:
-    process = transfer.begin(4, segments=3)
-    transfer.world.kill_module()
-    process.communicate()
-    flip(transfer, "big.bin.0002.age")
+    transfer.begin_and_kill(segments=3)
+    transfer.damage("big.bin.0002.age")
     assert transfer.kept(transfer.pull()) == 4 * MIB
     transfer.whole()
 
@@ -177,8 +178,7 @@ def test_the_vaults_disk_is_full_in_the_middle(world: Vault, custodians: Any, so
     answer = world.vault("vault_package", item="host:t1", state="open", custodians=custodians, **{**base("t1"), "root": "/srv/tight"})
     world.module("vault_access", item="host:t1", public_key=answer["result"]["pull_public_key"], directories=sorted(STAGING.values()))
     transfer = Transfer(world, source, "t1", "/srv/tight")
-    process = transfer.begin(4)
-    world.shell("cat /dev/zero >/srv/tight/filler 2>/dev/null || true")
+    process = transfer.begin("cat /dev/zero >/srv/tight/filler 2>/dev/null || true")
     assert "No space left" in failed(process)
     assert world.shell("find /srv/tight -name '*.part'") == ""
     with pytest.raises(Failed, match=r"has \d+ bytes free; the package of filestore:big needs \d+"):
@@ -190,12 +190,8 @@ def test_the_vaults_disk_is_full_in_the_middle(world: Vault, custodians: Any, so
 
 def test_the_source_is_another_file(transfer: Transfer) -> None:
     """Same size, other content: what an interrupted run brought of the right one does not make it right."""
-    process = transfer.begin(4)
-    transfer.world.kill_module()
-    process.communicate()
-    transfer.world.shell(
-        f"printf x | dd of={BIG} bs=1 seek={SIZE - 1} conv=notrunc status=none; printf y | dd of={BIG} bs=1 seek=99 conv=notrunc status=none"
-    )
+    transfer.begin_and_kill()
+    transfer.world.shell(flip(BIG, SIZE - 1) + flip(BIG, 99))
     with pytest.raises(Failed, match="big.bin arrived with sha256"):
         transfer.pull()
     assert transfer.segments() == [] and "partial" not in transfer.record()
@@ -215,19 +211,12 @@ def test_the_source_is_truncated(transfer: Transfer) -> None:
 
 
 def test_the_source_is_written_to_while_it_is_read(transfer: Transfer) -> None:
-    process = transfer.begin(4)
-    transfer.world.shell(f"printf x >>{BIG}")
+    process = transfer.begin(f"printf x >>{BIG}")
     assert "changed while it was read" in failed(process)
     assert transfer.segments() == []
     transfer.world.shell(f"cp /srv/big.keep {BIG}")
     transfer.pull()
     transfer.whole()
-
-
-def flip(transfer: Transfer, name: str) -> None:
-    path = f"{transfer.root}/lab/{transfer.package}/data/filestore-big/{name}"
-    script = f"f = open({path!r}, 'r+b'); f.seek(3000000); b = f.read(1); f.seek(3000000); f.write(bytes([b[0] ^ 1]))"
-    transfer.world.run("python3", "-c", script)
 
 
 @pytest.mark.parametrize("damage", ["flip", "swap", "missing", "other place"])
@@ -236,7 +225,7 @@ def test_a_stored_segment_is_damaged(transfer: Transfer, damage: str) -> None:
     folder = f"{ROOT}/lab/{transfer.package}/data/filestore-big"
     third, fourth = f"{folder}/big.bin.0003.age", f"{folder}/big.bin.0004.age"
     if damage == "flip":
-        flip(transfer, "big.bin.0003.age")
+        transfer.damage("big.bin.0003.age")
     elif damage == "swap":
         transfer.world.shell(f"mv {third} /srv/vault/x; mv {fourth} {third}; mv /srv/vault/x {fourth}")
     elif damage == "missing":
@@ -259,13 +248,9 @@ def test_a_newer_dump_replaces_the_older_one_only_when_whole(transfer: Transfer)
     transfer.world.shell(f"head -c {SIZE} /dev/urandom >{newer}")
     sha = transfer.world.shell(f"sha256sum <{newer} | cut -c1-64").strip()
     new = [{"name": "new.bin", "role": "archive", "path": newer, "sha256": sha, "bytes": SIZE}]
-    process = transfer.begin(4, segments=len(old) + 2, artefacts=new)
-    transfer.world.kill_module()
-    process.communicate()
+    transfer.begin_and_kill(segments=len(old) + 2, artefacts=new)
     assert old < set(transfer.segments())
-    process = transfer.begin(4, segments=len(old) + 3, artefacts=new)
-    transfer.world.kill_module()
-    process.communicate()
+    transfer.begin_and_kill(segments=len(old) + 3, artefacts=new)
     assert old < set(transfer.segments())
     transfer.pull(artefacts=new)
     assert len(transfer.segments()) >= 6 and not old & set(transfer.segments())
@@ -283,12 +268,13 @@ def test_wrong_pull_key(transfer: Transfer) -> None:
 
 
 def test_two_pulls_at_once(transfer: Transfer) -> None:
-    process = transfer.begin(4, segments=1)
-    pid = transfer.world.module_pids()[0]
-    transfer.world.run("kill", "-STOP", pid)
-    with pytest.raises(Failed, match="another vault_pull is at work on filestore:big"):
-        transfer.pull()
-    transfer.world.run("kill", "-CONT", pid)
+    process = transfer.begin(f"kill -STOP $(pgrep -f '^/usr/bin/python3 {LIBRARY}/run.py')", segments=1)
+    (pid,) = transfer.world.module_pids()
+    try:
+        with pytest.raises(Failed, match="another vault_pull is at work on filestore:big"):
+            transfer.pull()
+    finally:
+        transfer.world.run("kill", "-CONT", pid)
     assert json.loads(process.communicate(timeout=120)[0])["changed"] is True
     transfer.whole()
 
@@ -373,15 +359,15 @@ def test_a_direct_stream_is_cut_and_starts_again(world: Vault, custodians: Any, 
     artefacts = preserved(world, "filestore:up")["result"]["artefacts"]
     options = {"item": "filestore:up", "source": source, "artefacts": artefacts, **base("d3")}
     for kill in ("job", "vault"):
-        process = world.start_vault("vault_pull", rate=2 * MIB, **options)
-        world.wait(lambda: any(".0001.age" in name and "part" not in name for name in files(world, "d3")))
+        act = KILL_MODULE if kill == "vault" else "kill -9 $(pgrep -f '[_]direct_job.py')"
+        with world.promptly(f"ls {ROOT}/lab/d3/data/*/*.0001.age >/dev/null 2>&1", act):
+            process = world.start_vault("vault_pull", rate=2 * MIB, **options)
         if kill == "job":
-            world.shell("kill -9 $(pgrep -f '[_]direct_job.py')")
             assert "did not give a whole" in failed(process)
             assert not [name for name in files(world, "d3") if ".0001.age" in name]
         else:
-            world.kill_module()
             process.communicate()
+            world.wait(lambda: not world.module_pids())
             assert world.vault("vault_pull", check=True, **options)["changed"] is True
     assert world.vault("vault_pull", **options)["changed"] is True
     assert world.vault("vault_pull", **options)["changed"] is False

@@ -107,7 +107,7 @@ LAY_QUEUE = f"""
 systemctl stop preserve-queue-calm.service 2>/dev/null || true
 rm -rf /srv/preserve-queue-calm; install -d /srv/preserve-queue-calm/data
 systemd-run -q --collect --unit preserve-queue-calm redis-server --port 0 --unixsocket {QUEUE_SOCKET} --save "" --dir /srv/preserve-queue-calm/data
-i=0; until redis-cli -s {QUEUE_SOCKET} ping 2>/dev/null | grep -q PONG; do i=$((i + 1)); [ $i -lt 100 ] || exit 1; sleep 0.1; done
+i=0; until redis-cli -s {QUEUE_SOCKET} ping 2>/dev/null | grep -q PONG; do i=$((i + 1)); [ $i -lt 600 ] || exit 1; sleep 0.1; done
 redis-cli -s {QUEUE_SOCKET} RPUSH queue:mail one two three >/dev/null
 """
 
