@@ -104,7 +104,7 @@ def remembered(book: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     return former, asked
 
 
-def stop(address: str, label: str, names: list[str], book: Path, timeout: float = 20) -> dict[str, Any]:
+def stop(address: str, label: str, names: list[str], book: Path, timeout: float = 60) -> dict[str, Any]:
     """One run of the controller; what it knows of earlier ones lies in the book."""
     from ansible_collections.sunset.crm.plugins.plugin_utils.actions.account import Account
     from ansible_collections.sunset.crm.plugins.plugin_utils.docker.engine import Engine

@@ -5,15 +5,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
+import signal
 import time
+from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import Any
 
+import docker.errors
 import docker.types
 
 from ansible_collections.sunset.crm.plugins.plugin_utils.actions.account import Account
 from ansible_collections.sunset.crm.plugins.plugin_utils.docker import verbs as docker_verbs
 from ansible_collections.sunset.crm.plugins.plugin_utils.docker.engine import Engine
-from ansible_collections.sunset.crm.plugins.plugin_utils.guests import verbs as guest_verbs
+from ansible_collections.sunset.crm.plugins.plugin_utils.guests import guests, verbs as guest_verbs
 from tests.integration.private_engine import Podman, Private
 
 LABEL = "crm=shop"
@@ -21,11 +27,68 @@ OBEYS = "trap 'exit 0' TERM; while :; do sleep 0.1; done"
 IGNORES = "trap '' TERM; while :; do sleep 0.1; done"
 
 
+def trapped(script: str) -> set[int]:
+    """Numbers of the signals that a script sets traps for."""
+    return {signal.Signals[f"SIG{name}"] for name in re.findall(r"""trap (?:'[^']*'|"[^"]*") ([A-Z0-9]+)""", script)}
+
+
+def heeding(status: str, signals: Collection[int]) -> bool:
+    """Whether the process of this /proc/<pid>/status catches, ignores or blocks all these signals."""
+    masks = dict(re.findall(r"^Sig(Cgt|Ign|Blk):\s+([0-9a-f]+)$", status, re.MULTILINE))
+    caught, ignored, blocked = (int(masks[name], 16) for name in ("Cgt", "Ign", "Blk"))
+    # What makes the container, and becomes its program at last, catches all that a process can; no shell catches this one.
+    if caught >> (signal.SIGSEGV - 1) & 1:
+        return False
+    return all((caught | ignored | blocked) >> (number - 1) & 1 for number in signals)
+
+
+def heeds(
+    pid: int, signals: Collection[int] = (signal.SIGTERM,), read: Callable[[str], str] = lambda place: Path(place).read_text()
+) -> bool:
+    """Wait until a container's first process has set its traps: before, it does not even hear these signals. False if it ended instead.
+
+    pid: as its engine names it. read: reads a file where that engine runs.
+    """
+    deadline = time.monotonic() + 60
+    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+        while signals and not heeding(read(f"/proc/{pid}/status"), signals):
+            assert time.monotonic() < deadline, f"{pid} set no traps for {sorted(signals)}: {read(f'/proc/{pid}/status')}"
+            time.sleep(0.02)
+        return True
+    return False
+
+
+def all_heed(engine: Private) -> None:
+    """Whatever runs on this engine, such as the tasks of services, has set its traps."""
+    api = engine.client()
+    for row in api.containers():
+        # Between the two looks it may have made way for another one.
+        with contextlib.suppress(docker.errors.NotFound):
+            heeds(int(api.inspect_container(row["Id"])["State"]["Pid"]), trapped(row["Command"]))
+    api.close()
+
+
+class Patient(guests.Clock):
+    """Stands still while `waits` says so: the time that deaf ones are given begins when those that obey have ended, however slow all is."""
+
+    def __init__(self, waits: Callable[[], bool]) -> None:
+        first, stood, over = time.monotonic(), 0.0, False
+
+        def now() -> float:
+            nonlocal stood, over
+            if not over:
+                over = time.monotonic() - first > 120 or not waits()
+                stood = time.monotonic() - first
+            return time.monotonic() - stood
+
+        self.now = now
+
+
 def item() -> Account:
     return Account("docker_guests", "container:t")
 
 
-def stop(engine: Private, *names: str, timeout: float = 20, check: bool = False, engines: Any = None, **opening: Any) -> dict[str, Any]:
+def stop(engine: Private, *names: str, timeout: float = 60, check: bool = False, engines: Any = None, **opening: Any) -> dict[str, Any]:
     notes: list[dict[str, Any]] = []
     force = {name: opening.pop(name) for name in ("force_after", "allowed_by") if name in opening}
     order = guest_verbs.Order(names, timeout=timeout, **force)
@@ -36,7 +99,7 @@ def stop(engine: Private, *names: str, timeout: float = 20, check: bool = False,
 
 def start(engine: Private, former: dict[str, Any], **opening: Any) -> dict[str, Any]:
     with Engine(engine.address, LABEL, **opening) as opened:
-        return docker_verbs.start(opened, item(), former, 20, False)
+        return docker_verbs.start(opened, item(), former, 60, False)
 
 
 def make(engine: Private, image: str, name: str, script: str, policy: str = "no", labels: dict[str, str] | None = None, **host: Any) -> str:
@@ -47,6 +110,7 @@ def make(engine: Private, image: str, name: str, script: str, policy: str = "no"
     command = ["/bin/sh", "-c", script]
     made = api.create_container(image, command, name=name, labels={"crm": "shop", **(labels or {})}, host_config=settings)
     api.start(made["Id"])
+    heeds(int(api.inspect_container(made["Id"])["State"]["Pid"]), trapped(script))
     api.close()
     return str(made["Id"])
 
@@ -78,9 +142,11 @@ def service(
 
 
 def until(engine: Private, want: int) -> None:
-    deadline = time.monotonic() + 40
+    """So many run, and heed what they are asked."""
+    deadline = time.monotonic() + 150
     while True:
         if sum(row["State"] == "running" for row in engine.client().containers()) == want:
+            all_heed(engine)
             return
         assert time.monotonic() < deadline, engine.client().containers(all=True)
         time.sleep(0.3)

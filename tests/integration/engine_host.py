@@ -14,6 +14,7 @@ import subprocess
 from typing import Any
 
 from ansible_collections.sunset.crm.plugins.plugin_utils import relay
+from tests.integration.engine_acts import heeds
 from tests.integration.host_container import HostContainer, docker
 from tests.lab import engine, image, paths, shell
 
@@ -103,6 +104,11 @@ class EngineHost(HostContainer):
         """As Ansible's connection to the host would be: a shell line there."""
         return relay.Reach(argv=lambda line: ["docker", "exec", "-i", self.name, "/bin/sh", "-c", line], direct=False, name=self.name)
 
+    def heed(self, *pids: int) -> None:
+        """Containers in it, by their first process, have set their traps for SIGTERM."""
+        for pid in pids:
+            assert heeds(pid, read=lambda place: self.run("cat", place)), f"{pid} has ended"
+
     def active(self, unit: str) -> str:
         return self.run("systemctl", "is-active", unit, check=False).strip()
 
@@ -110,6 +116,9 @@ class EngineHost(HostContainer):
         """Podman's containers and their states."""
         rows = self.run("podman", "ps", "-a", "--format", "{{.Names}} {{.State}}").split("\n")
         return dict(row.split(" ", 1) for row in rows if row)
+
+    def podman_heeds(self, *names: str) -> None:
+        self.heed(*(int(pid) for pid in self.run("podman", "inspect", "-f", "{{.State.Pid}}", *names).split()))
 
     def held(self) -> list[str]:
         """Containers that processes of this host hold, whoever asked for them."""
@@ -166,10 +175,15 @@ class NewestHost(EngineHost):
         self.run("python3", "-c", CLEAR, check=False)
         super().__exit__(*exception)
 
+    def listened(self) -> int:
+        """How often it has begun to listen. Whether that is its last word so far says nothing: it goes on talking."""
+        return int(self.shell("grep -c 'API listen' /var/log/dockerd.log 2>/dev/null || true") or 0)
+
     def up(self) -> None:
+        before = self.listened()
         line = "exec dockerd --pidfile /run/docker.pid >>/var/log/dockerd.log 2>&1"
         docker("exec", "-d", "-e", "DOCKER_MIN_API_VERSION=1.44", self.name, "sh", "-c", line)
-        self.wait(lambda: "API listen" in self.run("tail", "-n", "1", "/var/log/dockerd.log", check=False))
+        self.wait(lambda: self.listened() > before)
 
     def restart(self) -> None:
         self.shell("pid=$(cat /run/docker.pid); kill $pid; while kill -0 $pid 2>/dev/null; do sleep 0.1; done")

@@ -36,7 +36,7 @@ class Private:
         log = (self.folder / "log").open("ab")
         self.child = subprocess.Popen(self.argv(), stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=self.environment())
         log.close()
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while True:
             with contextlib.suppress(Exception):
                 client = docker.APIClient(base_url=f"unix://{self.address}", version="auto", timeout=5)
@@ -52,7 +52,7 @@ class Private:
     def down(self) -> None:
         if self.child is not None:
             self.child.terminate()
-            self.child.wait(60)
+            self.child.wait(180)
             self.child = None
 
     def client(self) -> docker.APIClient:
@@ -100,6 +100,13 @@ class Enduring(Dockerd):
                 if "containerd-shim" in words[0] and any(str(self.folder) in word for word in words):
                     found.append(int(place.name))
         return sorted(found)
+
+    def without_shims(self) -> bool:
+        """Whether they all end: each goes a moment after its container."""
+        deadline = time.monotonic() + 20
+        while self.shims() and time.monotonic() < deadline:
+            time.sleep(0.1)
+        return not self.shims()
 
 
 class Podman(Private):

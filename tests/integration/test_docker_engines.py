@@ -24,7 +24,7 @@ from ansible_collections.sunset.crm.plugins.plugin_utils.docker import podman as
 from ansible_collections.sunset.crm.plugins.plugin_utils.docker.engine import Engine
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
 from ansible_collections.sunset.crm.plugins.plugin_utils.guests import guests
-from tests.integration.engine_acts import IGNORES, LABEL, OBEYS, item, make, service, start, states, stop, until
+from tests.integration.engine_acts import IGNORES, LABEL, OBEYS, Patient, item, make, service, start, states, stop, until
 from tests.integration.private_engine import Dockerd, Enduring, Podman, running
 
 
@@ -66,7 +66,7 @@ def test_reboot_the_engine_after_the_shutdown_everything_stays_off_resume_everyt
         ran = {name: state for name, state in states(engine).items() if not name.startswith("web.")}
         policies = {name: engine.client().inspect_container(name)["HostConfig"]["RestartPolicy"] for name in ran}
         everything = (*ran, "web")
-        done = stop(engine, *everything, timeout=40)
+        done = stop(engine, *everything)
         assert (done["evidence"]["verdict"], done["result"]["way"]) == ("yes", "graceful"), done.get("msg")
         asked = [action["guest"] for action in done["evidence"]["actions"] if action["did"] == "asked"]
         assert asked.index("shop-web") < asked.index("shop-db")
@@ -115,9 +115,9 @@ def test_with_live_restore_an_engine_that_is_down_proves_nothing(folder: Path) -
         assert (done["evidence"]["verdict"], done["result"]["way"]) == ("yes", "graceful"), done.get("msg")
         told = done["result"]["engine"]
         assert (told["live_restore"], told["comes_back"]) == ("yes", ["docker.socket listens"]) and "proves nothing" in told["means"]
-        assert engine.shims() == []
+        assert engine.without_shims()
         reboot(engine)
-        assert set(states(engine).values()) == {"exited"} and engine.shims() == []
+        assert set(states(engine).values()) == {"exited"} and engine.without_shims()
         assert stop(engine, "web", "db")["changed"] is False
         back = start(engine, done["result"]["former"])
         assert back["evidence"]["verdict"] == "yes" and set(states(engine).values()) == {"running"}, back.get("msg")
@@ -129,17 +129,26 @@ def test_an_engine_with_live_restore_is_restarted_while_its_containers_come_down
     with running(Enduring(folder)) as engine:
         image = engine.load()
         make(engine, image, "slow", slow, "always")
-        time.sleep(0.5)
-        other = threading.Timer(0.7, lambda: (engine.down(), engine.up()))
+
+        def restart() -> None:
+            api, deadline = engine.client(), time.monotonic() + 120
+            # Not before the request has arrived: whoever opens a way to an engine that is away is told so.
+            while api.logs("slow") == b"" and time.monotonic() < deadline:
+                time.sleep(0.05)
+            api.close()
+            engine.down()
+            engine.up()
+
+        other = threading.Thread(target=restart)
         other.start()
         try:
-            done = stop(engine, "slow", timeout=30)
+            done = stop(engine, "slow")
         finally:
             other.join()
         assert done["evidence"]["verdict"] == "yes", done.get("msg")
         assert engine.client().logs("slow") == b"signal 1\n"
         row = done["result"]["guests"]["slow"]
-        assert row["how"] == guests.BY_ITSELF and states(engine) == {"slow": "exited"} and engine.shims() == [], row
+        assert row["how"] == guests.BY_ITSELF and states(engine) == {"slow": "exited"} and engine.without_shims(), row
         assert stop(engine, "slow")["changed"] is False
 
 
@@ -153,7 +162,7 @@ def test_services_of_a_swarm(folder: Path) -> None:
         until(engine, 5)
         dry = stop(engine, "web", "stubborn", "single", check=True)
         assert (dry["changed"], dry["result"]["would_stop"]) == (True, ["single", "stubborn", "web"])
-        done = stop(engine, "web", "stubborn", "single", timeout=40)
+        done = stop(engine, "web", "stubborn", "single")
         assert done["evidence"]["verdict"] == "yes", done.get("msg")
         rows = done["result"]["guests"]
         assert rows["web"]["id"] == web
@@ -191,7 +200,6 @@ def test_podman(folder: Path) -> None:
         make(engine, image, "web", "trap 'sleep 1; exit 0' TERM; while :; do sleep 0.1; done", "always")
         make(engine, image, "own", "trap 'exit 7' TERM; while :; do sleep 0.1; done")
         make(engine, image, "unit", OBEYS, labels={docker_podman.UNIT: "shop-unit.service"})
-        time.sleep(0.5)
         with pytest.raises(Refusal, match=r"unit: the systemd unit shop-unit.service runs it .* declare shop-unit.service under services"):
             stop(engine, "web", "own", "unit", held_units=[docker_podman.RESTARTER])
         with pytest.raises(Refusal, match=r"web: its restart policy always cannot be taken away on Podman"):
@@ -226,15 +234,16 @@ def test_podman(folder: Path) -> None:
         assert states(engine) == {"web": "running", "own": "running", "unit": "exited"}
 
 
-def test_what_is_killed_on_podman_stays_off(folder: Path) -> None:
+def test_what_is_killed_on_podman_stays_off(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A kill alone would let the restart policy start it again: it was asked to stop before, and that is what Podman remembers."""
     with running(Podman(folder)) as engine:
         image = engine.load()
         make(engine, image, "deaf", IGNORES, "always")
         make(engine, image, "web", OBEYS)
-        time.sleep(0.5)
         held = [docker_podman.RESTARTER]
-        late = stop(engine, "deaf", "web", timeout=3, held_units=held)
+        with monkeypatch.context() as patch:
+            patch.setattr(guests, "Clock", lambda: Patient(lambda: states(engine)["web"] != "exited"))
+            late = stop(engine, "deaf", "web", timeout=3, held_units=held)
         assert late["failed"] and "nothing was killed" in late["msg"] and states(engine)["web"] == "exited"
         done = stop(engine, "deaf", "web", held_units=held, force_after=1, allowed_by="Ada")
         assert (done["evidence"]["verdict"], done["result"]["way"], done["result"]["forced"]) == ("yes", "forced", ["deaf"]), done.get(

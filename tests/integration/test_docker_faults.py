@@ -24,6 +24,7 @@ import pytest
 
 from ansible_collections.sunset.crm.plugins.plugin_utils.guests import guests
 from tests.integration import docker_faults
+from tests.integration.engine_acts import heeds
 from tests.integration.private_engine import Dockerd, running
 
 # Counts its signals, and takes its time.
@@ -45,7 +46,8 @@ def api(engine: Dockerd) -> Iterator[docker.APIClient]:
         host = client.create_host_config(network_mode="none", restart_policy={"Name": "always"})
         made = client.create_container(engine.image, ["/bin/sh", "-c", COUNTS], name=name, labels={"crm": "f"}, host_config=host)  # type: ignore[attr-defined]
         client.start(made["Id"])
-    time.sleep(0.5)
+    for name in NAMES:
+        heeds(int(client.inspect_container(name)["State"]["Pid"]))
     yield client
     for name in NAMES:
         client.remove_container(name, force=True)
@@ -93,9 +95,9 @@ def test_controller_killed_between_request_and_answer(engine: Dockerd, api: dock
         argv = [sys.executable, "-m", "tests.integration.docker_faults", way.address, "crm=f", str(tmp_path / "book"), *NAMES]
         top = Path(__file__).resolve().parents[2]
         child = subprocess.Popen(argv, cwd=top, env={**os.environ, "PYTHONPATH": f"{top}/.collections:{top}"})
-        assert way.hit.wait(30)
+        assert way.hit.wait(120)
         child.send_signal(signal.SIGKILL)
-        assert child.wait(10) == -signal.SIGKILL
+        assert child.wait(60) == -signal.SIGKILL
         way.close()
     once_and_off(api, docker_faults.stop(engine.address, "crm=f", NAMES, tmp_path / "book"))
 
@@ -104,14 +106,17 @@ def test_the_engine_is_restarted_in_the_middle(engine: Dockerd, api: docker.APIC
     """Its own stop of the containers is a second signal, which is the engine's doing: the evidence must only not call a kill graceful."""
 
     def restart() -> None:
-        time.sleep(1)
+        deadline = time.monotonic() + 120
+        # The requests have arrived: before, a restart would give the containers other lives.
+        while "" in signals(api).values() and time.monotonic() < deadline:
+            time.sleep(0.05)
         engine.down()
         engine.up()
 
     other = threading.Thread(target=restart)
     other.start()
     try:
-        done = docker_faults.stop(engine.address, "crm=f", NAMES, tmp_path / "book", timeout=30)
+        done = docker_faults.stop(engine.address, "crm=f", NAMES, tmp_path / "book", timeout=60)
     finally:
         other.join()
     assert done["evidence"]["verdict"] == "yes", done.get("msg")

@@ -14,7 +14,6 @@ import gzip
 import io
 import os
 import subprocess
-import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,7 +24,7 @@ from ansible_collections.sunset.crm.plugins.plugin_utils import relay
 from ansible_collections.sunset.crm.plugins.plugin_utils.docker import verbs as docker_verbs
 from ansible_collections.sunset.crm.plugins.plugin_utils.docker.engine import Engine
 from ansible_collections.sunset.crm.plugins.plugin_utils.guests import guests, verbs as guest_verbs
-from tests.integration.engine_acts import IGNORES, LABEL, OBEYS, item
+from tests.integration.engine_acts import IGNORES, LABEL, OBEYS, Patient, item, trapped
 from tests.integration.engine_host import DOCKER, NewestHost, sdk
 from tests.lab.image import mini_image
 
@@ -48,7 +47,7 @@ def engine(host: NewestHost) -> Iterator[Engine]:
 def stop(host: NewestHost, *names: str, check: bool = False, **order: Any) -> dict[str, Any]:
     with engine(host) as opened:
         memory = guest_verbs.Memory({}, {}, lambda _note: None)
-        return docker_verbs.stop(opened, item(), guest_verbs.Order(names, **{"timeout": 20, **order}), memory, check)
+        return docker_verbs.stop(opened, item(), guest_verbs.Order(names, **{"timeout": 60, **order}), memory, check)
 
 
 def make(host: NewestHost, name: str, script: str, policy: str = "no", depends: str | None = None, **more: Any) -> None:
@@ -59,6 +58,8 @@ def make(host: NewestHost, name: str, script: str, policy: str = "no", depends: 
         settings = api.create_host_config(network_mode="none", restart_policy={"Name": policy})
         made = api.create_container(mini_image(), ["/bin/sh", "-c", script], name=name, labels=labels, host_config=settings, **more)
         api.start(made["Id"])
+        if trapped(script):
+            host.heed(int(api.inspect_container(made["Id"])["State"]["Pid"]))
 
 
 def look(host: NewestHost) -> dict[str, dict[str, Any]]:
@@ -70,7 +71,7 @@ def states(host: NewestHost) -> dict[str, tuple[str, str]]:
     return {name: (one["State"]["Status"], one["HostConfig"]["RestartPolicy"]["Name"]) for name, one in look(host).items()}
 
 
-def test_stop_save_prove_and_back_on_the_newest_engine(host: NewestHost) -> None:
+def test_stop_save_prove_and_back_on_the_newest_engine(host: NewestHost, monkeypatch: pytest.MonkeyPatch) -> None:
     with engine(host) as opened:
         version, drivers = opened.version, str(opened.info.get("DriverStatus"))
     assert int(version["Version"].split(".")[0]) >= 28 and version["MinAPIVersion"] == "1.44", version
@@ -83,14 +84,15 @@ def test_stop_save_prove_and_back_on_the_newest_engine(host: NewestHost) -> None
     make(host, "asleep", OBEYS, "always")
     make(host, "own137", OWN_137)
     make(host, "deaf", IGNORES, "always")
-    time.sleep(1.5)
     with relay.Relay(host.reach, DOCKER) as way, contextlib.closing(sdk(way)) as api:
         api.pause("asleep")
     ran = states(host)
     names = sorted(ran)
 
     assert stop(host, *names, check=True)["changed"] is True and states(host)["db"] == ("running", "always")
-    late = stop(host, *names, timeout=4)
+    with monkeypatch.context() as patch:
+        patch.setattr(guests, "Clock", lambda: Patient(lambda: any(states(host)[name][0] != "exited" for name in names if name != "deaf")))
+        late = stop(host, *names, timeout=4)
     assert late["failed"] and "deaf did not end within 4 s" in late["msg"] and "nothing was killed" in late["msg"]
     former = late["result"]["former"]
     asked = [action["guest"] for action in late["evidence"]["actions"] if action["did"] == "asked"]

@@ -13,6 +13,7 @@ from typing import Any
 from ansible_collections.sunset.crm.plugins.plugin_utils.actions.account import Account
 from ansible_collections.sunset.crm.plugins.plugin_utils.docker.engine import Engine
 from ansible_collections.sunset.crm.plugins.plugin_utils.guests import guests, verbs as guest_verbs
+from tests.integration.engine_acts import heeds
 from tests.integration.private_engine import Dockerd, running
 
 LABEL = "crm=shop"
@@ -34,7 +35,8 @@ def test_fact_8_what_an_engine_that_stops_would_kill_after_10_s_ends_by_itself()
             settings = api.create_host_config(network_mode="none", restart_policy={"Name": "always"})
             made = api.create_container(engine.load(), ["/bin/sh", "-c", SLOW], name="db", labels={"crm": "shop"}, host_config=settings)
             api.start(made["Id"])
-            order = guest_verbs.Order(["db"], timeout=40)
+            heeds(int(api.inspect_container(made["Id"])["State"]["Pid"]))
+            order = guest_verbs.Order(["db"], timeout=120)
             with Engine(engine.address, LABEL) as opened:
                 done = guest_verbs.stop(
                     opened, Account("docker_guests", "container:t"), order, guest_verbs.Memory({}, {}, lambda _note: None), False

@@ -56,13 +56,15 @@ def test_a_container_that_is_made_anew_under_its_name_while_others_come_down_is_
     with running(Dockerd(folder)) as engine:
         image = engine.load()
         first = make(engine, image, "web", OBEYS)
-        make(engine, image, "slow", "trap 'sleep 3; exit 0' TERM; while :; do sleep 0.1; done")
+        make(engine, image, "slow", "trap '' TERM; trap 'exit 0' USR1; while :; do sleep 0.1; done")
 
         def anew() -> None:
             while states(engine)["web"] == "running":
                 time.sleep(0.05)
             engine.client().remove_container(first)
             make(engine, image, "web", OBEYS)
+            # The last one comes down when the new one runs.
+            engine.client().kill("slow", "SIGUSR1")
 
         other = threading.Thread(target=anew)
         other.start()
@@ -104,7 +106,7 @@ def test_a_container_that_its_engine_calls_ended_and_that_runs_is_not_off(folder
             back = start(engine, former, strays=STRAYS)
             assert back["failed"] and "web (it is called" in back["msg"], back.get("msg")
             os.kill(pid, signal.SIGKILL)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while alive(pid) and time.monotonic() < deadline:
             time.sleep(0.1)
         done = stop(engine, "web", strays=STRAYS)

@@ -20,7 +20,7 @@ from ansible_collections.sunset.crm.plugins.plugin_utils.docker.engine import En
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
 from ansible_collections.sunset.crm.plugins.plugin_utils.guests import guests
 from tests.integration import docker_faults
-from tests.integration.engine_acts import IGNORES, LABEL, OBEYS, service, start, stop
+from tests.integration.engine_acts import IGNORES, LABEL, OBEYS, all_heed, service, start, stop
 from tests.integration.swarm_nodes import swarm
 
 EACH = docker.types.ServiceMode("replicated", 6)
@@ -39,13 +39,13 @@ def _clean(nodes: list[Any]) -> Iterator[None]:
     yield
     for node in nodes:
         node.mend()
-    settled(nodes, lambda: {one["Status"]["State"] for one in nodes[0].client().nodes()} == {"ready"}, 150)  # type: ignore[no-untyped-call]
+    settled(nodes, lambda: {one["Status"]["State"] for one in nodes[0].client().nodes()} == {"ready"})  # type: ignore[no-untyped-call]
     for one in nodes[0].client().services():  # type: ignore[no-untyped-call]
         nodes[0].client().remove_service(one["ID"])  # type: ignore[no-untyped-call]
     settled(nodes, lambda: not any(node.names() for node in nodes))
 
 
-def settled(nodes: list[Any], good: Any, seconds: float = 60) -> None:
+def settled(nodes: list[Any], good: Any, seconds: float = 150) -> None:
     deadline, why = time.monotonic() + seconds, ""
     while True:
         try:
@@ -75,8 +75,10 @@ def test_services_come_to_zero_on_every_node_and_back(nodes: list[Any]) -> None:
     service(leader, leader.image, "web", OBEYS, mode=EACH)
     service(leader, leader.image, "far", IGNORES, grace=1, mode=ONE, where=(f"node.id=={worker_of(nodes)}",))
     settled(nodes, lambda: [node.names().count("web") for node in nodes] == [2, 2, 2] and "far" in worker.names())
+    for node in nodes:
+        all_heed(node)
     # Any manager will do.
-    done = stop(second, "web", "far", timeout=40)
+    done = stop(second, "web", "far", timeout=150)
     assert done["evidence"]["verdict"] == "yes", done.get("msg")
     assert [node.names() for node in nodes] == [[], [], []]
     rows = done["result"]["guests"]
@@ -119,10 +121,10 @@ def test_a_manager_without_quorum_decides_nothing(nodes: list[Any], tmp_path: Pa
         docker_faults.stop(leader.address, LABEL, ["far"], book)
     assert second.where in str(caught.value) and worker.names() == ["far"]
     second.mend()
-    settled(nodes, lambda: bool(leader.client().services()), 150)
+    settled(nodes, lambda: bool(leader.client().services()))
     # The refused request may have been carried out with the new majority, and the new leader has heard of no node yet: its tasks are
     # forgotten, and run. They are waited for, and what ran before is known.
-    done = docker_faults.stop(leader.address, LABEL, ["far"], book, timeout=60)
+    done = docker_faults.stop(leader.address, LABEL, ["far"], book, timeout=150)
     assert worker.names() == [], "called off while it ran"
     assert done["evidence"]["verdict"] == "yes", done.get("msg")
     # Until the new leader has heard of the worker again, the task that runs there "comes up": either is put back as one replica.
@@ -143,5 +145,5 @@ def test_what_runs_on_a_node_that_is_lost_is_not_called_off(nodes: list[Any]) ->
     assert worker.names() == ["far"]
     worker.mend()
     settled(nodes, lambda: worker.names() == [])
-    again = stop(leader, "far", timeout=40)
+    again = stop(leader, "far", timeout=120)
     assert again["evidence"]["verdict"] == "yes", again.get("msg")

@@ -59,12 +59,12 @@ def stop(host: EngineHost, path: str, *names: str, engines: Any = None, **openin
     docker_way.check_awake(host.reach, path)
     with engine(host, path, **opening) as opened:
         memory = guest_verbs.Memory({}, {}, lambda _note: None)
-        return docker_verbs.stop(opened, item(), guest_verbs.Order(names, timeout=30), memory, False, engines)
+        return docker_verbs.stop(opened, item(), guest_verbs.Order(names, timeout=60), memory, False, engines)
 
 
 def start(host: EngineHost, path: str, former: dict[str, Any], **opening: Any) -> dict[str, Any]:
     with engine(host, path, **opening) as opened:
-        return docker_verbs.start(opened, item(), former, 30, False)
+        return docker_verbs.start(opened, item(), former, 60, False)
 
 
 def survey(host: EngineHost) -> dict[str, Any]:
@@ -81,7 +81,7 @@ def shop(host: EngineHost) -> Iterator[str]:
         settings = api.create_host_config(network_mode="none", restart_policy={"Name": "always"})
         made = api.create_container(mini_image(), ["/bin/sh", "-c", OBEYS], name="shop-web", labels={"crm": "shop"}, host_config=settings)
         api.start(made["Id"])
-    time.sleep(0.3)
+        host.heed(int(api.inspect_container(made["Id"])["State"]["Pid"]))
     yield "shop-web"
     host.shell("rm -f /etc/docker/daemon.json; systemctl -q restart docker.service")
     with relay.Relay(host.reach, DOCKER) as way, contextlib.closing(sdk(way)) as api:
@@ -169,7 +169,8 @@ def test_containers_of_systemd_units_and_quadlet_stop_with_their_units_and_come_
     assert set(host.podman().values()) == {"running"}
     # The trap: a container that is stopped without its unit is back at once.
     host.shell("podman stop -t 5 gen quad >/dev/null")
-    host.wait(lambda: host.podman() == {"gen": "running", "plain": "running", "quad": "running"}, 20)
+    host.wait(lambda: host.podman() == {"gen": "running", "plain": "running", "quad": "running"})
+    host.podman_heeds("gen", "plain", "quad")
 
     dead = host.module("service_state", item=APP, services=units)
     # podman-restart.service would have stopped plain as well: that has its own turn.

@@ -107,7 +107,7 @@ class Gate:
 
     def run(self, *arguments: str, program: str = "ansible-playbook") -> tuple[int, str]:
         child = self.start(*arguments, program=program)
-        out, _ = child.communicate(timeout=120)
+        out, _ = child.communicate(timeout=400)
         # Messages are wrapped by the callback; words are looked for in one line of text.
         return child.returncode, " ".join(out.split())
 
@@ -331,7 +331,7 @@ def descendants(pid: int) -> list[int]:
     return found
 
 
-def wait_for(what: str, condition: Any, seconds: float = 60) -> None:
+def wait_for(what: str, condition: Any, seconds: float = 240) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, f"waited {seconds} s for {what}"
@@ -360,7 +360,7 @@ def test_a_second_controller_and_a_killed_one(gate: Gate) -> None:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
-        first.communicate(timeout=20)
+        first.communicate(timeout=120)
         nap.kill()
         nap.wait()
     assert gate.records("outcome") == []

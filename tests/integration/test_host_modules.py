@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from tests.integration.engine_acts import heeds
 from tests.integration.host_container import Failed, HostContainer
 
 ITEM = "application:crm"
@@ -293,9 +294,16 @@ def test_service_two_modules_hold_one_unit(host: HostContainer) -> None:
     assert active(host, "crm-jobs.service")
 
 
+def deaf(host: HostContainer, unit: str) -> None:
+    """Its script has come to where it ignores SIGTERM; before, it would end of it."""
+    pid = int(host.run("systemctl", "show", "-p", "MainPID", "--value", unit))
+    assert heeds(pid, read=lambda place: host.run("cat", place)), f"{unit} has ended"
+
+
 def test_service_that_systemd_had_to_kill(host: HostContainer) -> None:
     services = [{"unit": "crm-stubborn.service"}]
     host.run("systemctl", "start", "crm-stubborn")
+    deaf(host, "crm-stubborn")
     for _again in range(2):
         answer = refused(lambda: host.module("service_state", item=ITEM, services=services), "were killed by systemd", "timeout")
         assert answer["result"]["dead"]["crm-stubborn.service"]["ended"] == "forced"
@@ -309,6 +317,7 @@ def test_service_that_systemd_had_to_kill(host: HostContainer) -> None:
 def test_service_that_does_not_end(host: HostContainer) -> None:
     services = [{"unit": "crm-endless.service"}]
     host.run("systemctl", "start", "crm-endless")
+    deaf(host, "crm-endless")
     refused(lambda: host.module("service_state", item=ITEM, services=services, timeout=1), "did not end within", "Nothing was killed")
     assert host.shell("systemctl show -p ActiveState --value crm-endless").strip() == "deactivating"
     host.shell("systemctl kill -s KILL crm-endless")
@@ -375,7 +384,9 @@ def test_web_that_nginx_refuses(host: HostContainer) -> None:
 def test_web_old_worker_keeps_it_from_being_closed(host: HostContainer) -> None:
     """A request that began before the closing still goes through the old configuration."""
     host.write("/etc/nginx/conf.d/slow.conf", "server { listen 127.0.0.1:8090; location / { limit_rate 1; root /usr/lib; } }\n")
-    host.shell("systemctl reload nginx; sleep 0.5; setsid curl -s -o /dev/null http://127.0.0.1:8090/os-release >/dev/null 2>&1 &")
+    # nginx opens the new port when it has read its configuration again.
+    retry = "--retry 60 --retry-connrefused --retry-delay 1"
+    host.shell(f"systemctl reload nginx; setsid curl -s {retry} -o /dev/null http://127.0.0.1:8090/os-release >/dev/null 2>&1 &")
     host.wait(lambda: host.shell("ss -Htn state established dport = 8090").strip())
     options = dict(SITE_OPTIONS, timeout=2)
     refused(lambda: host.module("web_closed", item=ITEM, state="closed", **options), "still serve requests")
