@@ -31,12 +31,6 @@ def credentials(folder: Path, name: str = "credentials", password: str = PASSWOR
     return str(path)
 
 
-def free_port(kind: int = socket.SOCK_STREAM) -> int:
-    with socket.socket(socket.AF_INET, kind) as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
-
-
 @contextlib.contextmanager
 def running(kind: str, folder: Path, **config: Any) -> Iterator[subprocess.Popen[bytes]]:
     """One of the controllers below; it has said that it is ready."""

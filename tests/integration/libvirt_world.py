@@ -51,6 +51,10 @@ def crashes(seconds: float) -> bytes:
     return _ENABLE + _SAY + _WAIT + b"\xb9" + struct.pack("<H", int(seconds * 18.2)) + _COUNT + bytes.fromhex("0f01 1e 007d cd03")
 
 
+# Obeys, when the sector behind its own says so: real mode, the BIOS reads it after every tick.
+HELD = _ENABLE + _SAY + _WAIT + bytes.fromhex("f4 31c0 8ec0 8ed8 b80102 bb007e b90200 ba8000 cd13 803e007e00 74e4") + _OFF
+
+
 def sector(code: bytes) -> bytes:
     if len(code) > 510:
         raise ValueError("a boot sector has 510 bytes")
@@ -95,7 +99,7 @@ class World:
                 stdout=log,
                 stderr=log,
             )
-        wait(lambda: self.socket.exists() and self._answers(), 60, "libvirtd listens")
+        wait(lambda: self.socket.exists() and self._answers(), 180, "libvirtd listens")
 
     def _answers(self) -> bool:
         try:
@@ -108,7 +112,7 @@ class World:
         """End the daemon. Its guests go on: their processes are not its children's to end."""
         if self.daemon and self.daemon.poll() is None:
             self.daemon.send_signal(number)
-            self.daemon.wait(30)
+            self.daemon.wait(90)
         self.socket.unlink(missing_ok=True)
 
     def restart(self, number: int = signal.SIGTERM) -> None:
@@ -126,7 +130,7 @@ class World:
             os.kill(pid, signal.SIGKILL)
         wait(
             lambda: not any(Path(f"/proc/{pid}/cmdline").exists() and Path(f"/proc/{pid}/cmdline").read_bytes() for pid in processes),
-            20,
+            60,
             "they end",
         )
         shutil.rmtree(self.folder / "run")
@@ -166,7 +170,7 @@ class World:
     def define(
         self, name: str, code: bytes = OBEYS, form: str = "raw", *, start: bool = True, transient: bool = False, more: str = "",
         devices: str = "", disks: str = "", autostart: bool = False, os: str = "", memory: int = 16,
-        wait_for: float = 60,
+        wait_for: float = 180,
     ) -> str:  # fmt: skip
         """A guest; its uuid. It is waited for until its own code runs."""
         key = str(uuid.uuid4())
@@ -198,11 +202,17 @@ class World:
         kernel, initrd = linux_guest.files()
         os = f"<kernel>{kernel}</kernel><initrd>{initrd}</initrd><cmdline>quiet no_timer_check mitigations=off {mode}</cmdline>"
         channel = "<channel type='unix'><target type='virtio' name='org.qemu.guest_agent.0'/></channel>"
-        key = self.define(name, devices=channel, os=os, memory=96, wait_for=180)
-        wait(lambda: "state='connected'" in self.domain(name, lambda one: one.XMLDesc(0)), 30, "its agent is there")
+        key = self.define(name, devices=channel, os=os, memory=96, wait_for=400)
+        wait(lambda: "state='connected'" in self.domain(name, lambda one: one.XMLDesc(0)), 120, "its agent is there")
         return key
 
-    def running(self, key: str, seconds: float = 60) -> None:
+    def release(self, key: str) -> None:
+        """Let a guest with HELD do what it was asked for."""
+        with (self.folder / "disks" / f"{key}.raw").open("r+b") as disk:
+            disk.seek(512)
+            disk.write(b"\1")
+
+    def running(self, key: str, seconds: float = 180) -> None:
         said = self.folder / f"{key}.said"
         wait(lambda: said.exists() and b"*" in said.read_bytes(), seconds, "the guest's own code runs")
 
@@ -245,14 +255,14 @@ class World:
         found = [note["former"] for note in self.notes if note["kind"] == "found"]
         return dict(found[-1]) if found else {}
 
-    def stop(self, *names: str, timeout: float = 20, check: bool = False, remembering: bool = False, **order: Any) -> dict[str, Any]:
+    def stop(self, *names: str, timeout: float = 60, check: bool = False, remembering: bool = False, **order: Any) -> dict[str, Any]:
         memory = self.memory(order.pop("former", self.former() if remembering else {}), self.asked() if remembering else {})
         with self.engine(*names) as engine:
             return guest_verbs.stop(engine, account(), guest_verbs.Order(names, timeout=timeout, **order), memory, check)
 
     def start(self, former: dict[str, Any], *, check: bool = False) -> dict[str, Any]:
         with self.engine(*former) as engine:
-            return guest_verbs.start(engine, account(), former, 20, check)
+            return guest_verbs.start(engine, account(), former, 60, check)
 
     def save(self, *names: str, check: bool = False, former: dict[str, Any] | None = None, **wish: Any) -> dict[str, Any]:
         with self.engine(*names) as engine:

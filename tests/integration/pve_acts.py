@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,12 @@ from tests.integration.pve_fake import Serving
 
 ITEM = "guest:crm"
 QUICK = Clock(time.monotonic, lambda seconds: time.sleep(min(seconds, 0.1)))
+
+
+def patient(seen: Callable[[], bool]) -> Clock:
+    """A clock whose time begins to pass when something was seen, or a minute has passed in vain."""
+    begun = time.monotonic()
+    return Clock(lambda: time.monotonic() if seen() or time.monotonic() > begun + 60 else begun, QUICK.sleep)
 
 
 class Ledger:

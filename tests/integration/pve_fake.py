@@ -12,10 +12,11 @@ from __future__ import annotations
 
 import asyncio
 import datetime
+import math
 import re
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -47,7 +48,7 @@ class Ct(FakeCt):
 
 
 class Pve(FakePve):
-    """The cluster. Attributes that a test sets: answers, cut, ha_lag, vzdump_answers, forced_by_ha."""
+    """The cluster. Attributes that a test sets: answers, cut, ha_lag, vzdump_answers, forced_by_ha, until."""
 
     def __init__(self, answers: str = "fake", **rest: Any) -> None:
         super().__init__(user=USER, password=PASSWORD, host="127.0.0.1", port=0, **rest)
@@ -61,6 +62,8 @@ class Pve(FakePve):
         self.ha_words = {"started": "request_start", "stopped": "request_stop", "disabled": "stopped"}  # the manager's own, for a moment
         self.ha_lag = 0.0  # PVE seconds until it has taken note
         self.forced_by_ha = False
+        # No VM goes off before this is so, whatever else it takes; and what takes math.inf ends then.
+        self.until: Callable[[], bool] = lambda: True
         self.vzdump_answers: list[str] = []  # answers instead of a task
         self.vzdump_secs = 0.0
         self.vzdump_writes = True
@@ -69,6 +72,19 @@ class Pve(FakePve):
         self.forgets = 0  # how many requests for a flag are answered and come to nothing
         self.active_lrms: list[str] = []  # nodes whose HA agent is not idle
         self.apitokens[TOKEN] = TOKEN_SECRET
+
+    # --- time
+
+    async def _awaited(self) -> None:
+        while not self.until():
+            await asyncio.sleep(0.02)
+
+    async def pause(self, secs: float) -> None:
+        await (self._awaited() if secs == math.inf else super().pause(secs))
+
+    async def _powerdown(self, vm: Any, p: Any) -> Any:
+        await self._awaited()
+        return await super()._powerdown(vm, p)
 
     # --- guests
 
@@ -382,6 +398,11 @@ class Serving:
 
     def soon(self, delay: float, call: Any, *args: Any) -> None:
         self._loop.call_soon_threadsafe(self._loop.call_later, delay, call, *args)
+
+    def listed(self, vmid: int) -> Callable[[], bool]:
+        """Whether the tasks of a guest have been listed, from now on: whoever looks for one that runs has found it by then."""
+        since = len(self.pve.seen)
+        return lambda: any(path.endswith("/tasks") and values.get("vmid") == str(vmid) for _m, path, values in self.pve.seen[since:])
 
     def stop(self) -> None:
         self.run(settle())

@@ -13,7 +13,6 @@ import contextlib
 import hashlib
 import os
 import shutil
-import socket
 import subprocess
 import tempfile
 import time
@@ -22,6 +21,7 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from tests.integration.ports import free_port as free_port
 from tests.lab import paths
 from tests.lab.image import ensure_mini_image
 from tests.lab.shell import locked
@@ -95,12 +95,6 @@ rm -f lib-dynload/_codecs_* lib-dynload/_test* lib-dynload/_xx* lib-dynload/_sql
     lib-dynload/audioop* lib-dynload/readline* lib-dynload/_asyncio* lib-dynload/_multiprocessing* lib-dynload/_crypt* lib-dynload/_lsprof* lib-dynload/_zoneinfo*
 cd encodings; rm -rf $(ls | grep -E '^(cp|iso|mac|koi|big5|euc|gb|shift|johab|hz|ptcp|tis|palmos|kz|hp_)' | grep -v cp437)
 """
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 def run(*argv: str, **more: Any) -> str:
@@ -260,10 +254,10 @@ class Guest:
     def start(self) -> None:
         run("docker", "start", self.name)
 
-    def ssh(self, line: str, timeout: float = 60) -> subprocess.CompletedProcess[str]:
+    def ssh(self, line: str, timeout: float = 180) -> subprocess.CompletedProcess[str]:
         argv = [
             "ssh", "-F", "/dev/null", "-o", "BatchMode=yes", "-o", f"UserKnownHostsFile={self.known_hosts}", "-o", "StrictHostKeyChecking=yes",
-            "-o", "ConnectTimeout=20", "-i", str(self.key), "-p", str(self.port), "root@127.0.0.1", line,
+            "-o", "ConnectTimeout=60", "-i", str(self.key), "-p", str(self.port), "root@127.0.0.1", line,
         ]  # fmt: skip
         return subprocess.run(argv, capture_output=True, text=True, timeout=timeout, check=False, stdin=subprocess.DEVNULL)
 

@@ -111,7 +111,7 @@ class World:
             {"hosts": "all", "tasks": [{"sunset.crm.run_close": None, "run_once": True}]},
         ]
         path.write_text(yaml.safe_dump([{"gather_facts": False, **play} for play in plays], sort_keys=False))
-        probed = {"sunset_vault_seen": {"vault": {"uid": 906, "problems": [], "disks": []}}, "rescue_timeout": 400, **more}
+        probed = {"sunset_vault_seen": {"vault": {"uid": 906, "problems": [], "disks": []}}, "rescue_timeout": 900, **more}
         environment = {
             **os.environ, "ANSIBLE_CONFIG": str(TOP / "ansible.cfg"), "ANSIBLE_COLLECTIONS_PATH": str(TOP / ".collections"),
             "ANSIBLE_STDOUT_CALLBACK": "ansible.builtin.default", "ANSIBLE_NOCOLOR": "1", "ANSIBLE_LOCAL_TEMP": str(self.folder / "tmp"),
@@ -123,7 +123,7 @@ class World:
         log.flush()
         return subprocess.Popen(argv, cwd=TOP, env=environment, stdout=log, stderr=subprocess.STDOUT, text=True, start_new_session=True)
 
-    def run(self, seconds: float = 400, tasks: list[Result] | None = None, check: bool = False, **more: Any) -> tuple[int, str]:
+    def run(self, seconds: float = 1200, tasks: list[Result] | None = None, check: bool = False, **more: Any) -> tuple[int, str]:
         before = self.log()
         child = self.start(tasks, check, **more)
         try:
@@ -161,7 +161,7 @@ class World:
         assert keys is not None
         argv = ["ssh", "-F", "/dev/null", "-o", "BatchMode=yes", "-i", str(keys.login), "-p", str(self.guest.port)]
         options = shlex.split(keys.arguments(None).replace("ControlPath=~/.ansible/cp/sr-%C", "ControlPath=none"))
-        return subprocess.run([*argv, *options, "root@127.0.0.1", line], capture_output=True, text=True, timeout=60, check=False)
+        return subprocess.run([*argv, *options, "root@127.0.0.1", line], capture_output=True, text=True, timeout=180, check=False)
 
     def holds_the_stream(self, item: str, path: Path) -> bool:
         """openssl alone, on the file behind the disk, with the key that the certificate discloses."""
@@ -188,6 +188,6 @@ def kill_tree(root: int) -> None:
 
 
 ENTER: list[Result] = [
-    {"sunset.crm.host_power": {"item": f"host:{HOST}", "state": "woken", "timeout": 400}},
-    {"sunset.crm.rescue_boot": {"item": f"host:{HOST}", "timeout": 400}},
+    {"sunset.crm.host_power": {"item": f"host:{HOST}", "state": "woken", "timeout": 900}},
+    {"sunset.crm.rescue_boot": {"item": f"host:{HOST}", "timeout": 900}},
 ]

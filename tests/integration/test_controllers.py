@@ -19,6 +19,7 @@ from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
 from ansible_collections.sunset.crm.plugins.plugin_utils.power import controllers, witness
 from ansible_collections.sunset.crm.plugins.plugin_utils.power.controllers import CUT, SOFT, Silent
 from tests.integration import controller_stand as stand
+from tests.integration.ports import free_port
 from tests.integration.redfish_fake import RESET, SESSIONS, Bmc, certificates
 
 UUID = "11111111-2222-3333-4444-555555555555"
@@ -48,7 +49,7 @@ def bmc(tls: dict[str, str]) -> Iterator[Bmc]:
 
 @pytest.fixture
 def seen(bmc: Bmc, tls: dict[str, str], place: Path) -> dict[str, Any]:
-    return {"kind": "redfish", "address": bmc.address, "credentials": stand.credentials(place), "ca_file": tls["ca"], "timeout": 3}
+    return {"kind": "redfish", "address": bmc.address, "credentials": stand.credentials(place), "ca_file": tls["ca"], "timeout": 20}
 
 
 def problem(described: Any) -> str:
@@ -64,7 +65,7 @@ def ask(described: dict[str, Any], what: str) -> str:
         return controller.ask(what)
 
 
-def until(described: dict[str, Any], power: str, seconds: float = 20) -> None:
+def until(described: dict[str, Any], power: str, seconds: float = 60) -> None:
     deadline = time.monotonic() + seconds
     with witness.Watch(described) as watch:
         while watch.look()["power"] != power:
@@ -78,7 +79,7 @@ def until(described: dict[str, Any], power: str, seconds: float = 20) -> None:
 @pytest.mark.parametrize("driver", ["fake", "libvirt"])
 def test_sushy_emulator_goes_down_and_up(driver: str, place: Path, tls: dict[str, str]) -> None:
     """[Fact 10] A controller that nobody had to buy."""
-    port = stand.free_port()
+    port = free_port()
     machine = {"uuid": UUID, "name": "one", "power_state": "On"}
     more: dict[str, Any] = {"FAKE_DRIVER": True, "FAKE_SYSTEMS": [machine]} if driver == "fake" else {}
     config = stand.redfish(place, port, tls, **more)
@@ -101,7 +102,7 @@ def test_sushy_emulator_goes_down_and_up(driver: str, place: Path, tls: dict[str
 
 
 def test_virtualbmc_goes_down_and_up(place: Path) -> None:
-    port = stand.free_port(socket.SOCK_DGRAM)
+    port = free_port()
     seen = {"kind": "ipmi", "address": "127.0.0.1", "port": port, "credentials": stand.credentials(place)}
     with stand.running("vbmc", place, port=port):
         reading = witness.read(seen)
@@ -215,10 +216,10 @@ def test_a_session_that_cannot_be_deleted_is_told(bmc: Bmc, seen: dict[str, Any]
 def test_a_slow_controller_is_waited_for_and_one_that_hangs_is_unknown(bmc: Bmc, seen: dict[str, Any]) -> None:
     bmc.delay = 0.3
     assert witness.read(seen)["power"] == "on"
-    bmc.delay = 5
+    bmc.delay = 60
     start = time.monotonic()
     assert "gave no answer" in problem({**seen, "timeout": 1})
-    assert time.monotonic() - start < 6
+    assert time.monotonic() - start < 30
 
 
 @pytest.mark.parametrize("state", ["PoweringOff", "PoweringOn", "Paused"])
@@ -339,7 +340,7 @@ class Ipmi:
 
 @pytest.fixture(scope="module")
 def board(place: Path) -> Iterator[Ipmi]:
-    port = stand.free_port(socket.SOCK_DGRAM)
+    port = free_port()
     made = Ipmi(place, port)
     with stand.running("ipmi", place, port=port, state=str(made.state), log=str(made.log)):
         yield made
@@ -379,7 +380,7 @@ def test_ipmi_refuses_a_login_once(board: Ipmi, place: Path) -> None:
 
 
 def test_ipmi_that_is_not_there_is_unknown(place: Path) -> None:
-    port = stand.free_port(socket.SOCK_DGRAM)
+    port = free_port()
     assert "gave no usable answer" in problem(
         {"kind": "ipmi", "address": "127.0.0.1", "port": port, "credentials": stand.credentials(place)}
     )
@@ -407,7 +408,7 @@ def test_silence_is_asked_last_and_only_where_it_matters(bmc: Bmc, seen: dict[st
     with witness.Watch([quiet, seen]) as watch:
         start = time.monotonic()
         assert watch.look("off")["kind"] == "redfish"
-        assert time.monotonic() - start < 5
+        assert time.monotonic() - start < 25
         assert watch.look()["kind"] == "redfish+silence"
     bmc.machine.state = "Off"
     # A controller that says off of a host that answers: one of both is not about this host.

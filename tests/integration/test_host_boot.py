@@ -6,7 +6,6 @@
 from __future__ import annotations
 
 import json
-import socket
 import threading
 from collections.abc import Iterator
 from functools import partial
@@ -20,6 +19,7 @@ from ansible_collections.sunset.crm.plugins.action import host_boot
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
 from ansible_collections.sunset.crm.plugins.plugin_utils.power import witness
 from tests.integration import controller_stand as stand
+from tests.integration.ports import free_port
 from tests.integration.redfish_fake import SYSTEM, Bmc, certificates
 
 IMAGE = "http://127.0.0.1:1/rescue.iso"
@@ -68,7 +68,7 @@ def bmc(tls: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> Iterator[Bmc]:
 @pytest.fixture
 def seen(bmc: Bmc, tls: dict[str, str], place: Path) -> dict[str, Any]:
     return {
-        "kind": "redfish", "address": bmc.address, "credentials": str(place / "credentials"), "ca_file": tls["ca"], "uuid": UUID, "timeout": 3,
+        "kind": "redfish", "address": bmc.address, "credentials": str(place / "credentials"), "ca_file": tls["ca"], "uuid": UUID, "timeout": 20,
     }  # fmt: skip
 
 
@@ -165,7 +165,7 @@ def test_a_host_without_a_controller_is_refused() -> None:
 
 def test_sushy_emulator_boots_from_the_network_and_back(place: Path, tls: dict[str, str]) -> None:
     """It does not honour Once: what is read back is told, and put back."""
-    port = stand.free_port()
+    port = free_port()
     config = stand.redfish(place, port, tls)
     seen = {
         "kind": "redfish", "address": f"https://127.0.0.1:{port}", "credentials": str(place / "credentials"), "auth": "basic",
@@ -189,7 +189,7 @@ def test_sushy_emulator_takes_a_medium_and_gives_it_back(place: Path, tls: dict[
     served = ThreadingHTTPServer(("127.0.0.1", 0), partial(SimpleHTTPRequestHandler, directory=str(tmp_path)))
     threading.Thread(target=served.serve_forever, daemon=True).start()
     boot = {"way": "media", "image": f"http://127.0.0.1:{served.server_address[1]}/rescue.iso"}
-    port = stand.free_port()
+    port = free_port()
     machine = {"uuid": UUID, "name": "one", "power_state": "Off"}
     config = stand.redfish(place, port, tls, FAKE_DRIVER=True, FAKE_SYSTEMS=[machine])
     seen = {
@@ -210,7 +210,7 @@ def test_sushy_emulator_takes_a_medium_and_gives_it_back(place: Path, tls: dict[
 
 
 def test_ipmi_boots_from_the_network_and_back(place: Path) -> None:
-    port = stand.free_port(socket.SOCK_DGRAM)
+    port = free_port()
     state, log = place / "state.json", place / "log"
     state.write_text(json.dumps({"power": "off", "obey": [], "policy": 0, "guid": UUID}))
     seen = {"kind": "ipmi", "address": "127.0.0.1", "port": port, "credentials": str(place / "credentials"), "uuid": UUID}

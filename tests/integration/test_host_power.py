@@ -13,7 +13,6 @@ import contextlib
 import json
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import sys
@@ -29,7 +28,9 @@ import docker
 import docker.errors
 import pytest
 
+from tests.integration.ports import free_port
 from tests.integration.redfish_fake import Bmc, certificates
+from tests.integration.rescue_world import kill_tree
 from tests.lab import engine as lab_engine
 from tests.lab.image import ensure_host_image, ensure_mini_image
 
@@ -53,12 +54,6 @@ class ActionModule(Real):
             json.dump(answer, stream)
         return answer
 """
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return int(one.getsockname()[1])
 
 
 class Host:
@@ -96,7 +91,7 @@ class Host:
 
     def start(self) -> None:
         self.docker("start", self.name)
-        deadline = time.monotonic() + 60
+        deadline = time.monotonic() + 180
         while time.monotonic() < deadline:
             done = subprocess.run(["docker", "exec", self.name, "systemctl", "is-system-running"], capture_output=True, check=False)
             if done.stdout.strip() in (b"running", b"degraded"):
@@ -132,7 +127,7 @@ class Host:
             "ANSIBLE_CONFIG": str(self.folder / "none.cfg"),
             "ANSIBLE_COLLECTIONS_PATH": str(TOP / ".collections"),
             "ANSIBLE_SSH_CONTROL_PATH_DIR": str(self.folder / "cp"),
-            "ANSIBLE_TIMEOUT": "5",
+            "ANSIBLE_TIMEOUT": "30",
         }
         (self.folder / "none.cfg").touch()
         ansible = str(Path(sys.executable).with_name("ansible-playbook"))
@@ -141,9 +136,10 @@ class Host:
             child = subprocess.Popen(
                 argv, cwd=self.folder, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True
             )
-            while not kill_after() and child.poll() is None:
+            while not kill_after():
+                assert child.poll() is None, "it has ended before it could be killed"
                 time.sleep(0.05)
-            os.killpg(child.pid, signal.SIGKILL)
+            kill_tree(child.pid)
             child.wait()
             assert answer.exists(), "killed"
         done = subprocess.run(argv, cwd=self.folder, env=environment, capture_output=True, check=False, timeout=300)
@@ -218,7 +214,7 @@ def test_a_witness_that_cannot_see_is_refused(running: Host) -> None:
 
 
 def test_a_host_that_does_not_answer_is_named_and_not_called_off(running: Host) -> None:
-    done = running.power("off", ansible_port=free_port())
+    done = running.power("off", ansible_port=1)
     assert done["failed"] is True
     assert "is on, says its witness (docker), but does not answer" in done["msg"]
     assert running.status() == "running 0"
@@ -251,13 +247,17 @@ def container() -> Iterator[str]:
     name = f"ste-far-{uuid.uuid4().hex[:8]}"
     made = api.create_container(
         ensure_mini_image(),
-        ["/bin/sh", "-c", "echo kept >/data/x; trap 'exit 0' TERM; while :; do sleep 0.1; done"],
+        ["/bin/sh", "-c", "echo kept >/data/x; trap 'exit 0' TERM; echo it heeds the signal; while :; do sleep 0.1; done"],
         name=name,
         labels={"sunset-test-e": name, "sunset-lab": "no"},
         host_config=api.create_host_config(restart_policy={"Name": "always"}),
     )
     api.start(made["Id"])
-    time.sleep(0.3)
+    # Before its trap is set, the first process of a container ignores the signal.
+    deadline = time.monotonic() + 60
+    while b"heeds" not in api.logs(made["Id"]):
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
     yield name
     with contextlib.suppress(docker.errors.NotFound):
         api.remove_container(name, force=True, v=True)
@@ -312,7 +312,7 @@ def test_become_is_used_on_the_way_to_the_engine(running: Host, container: str) 
 
 def test_a_host_that_cannot_be_reached_is_one_clear_message(running: Host, container: str) -> None:
     base: dict[str, Any] = {"label": f"sunset-test-e={container}", "containers": [container], "state": "stopped"}
-    done = running.play("docker_guests", base, ansible_port=free_port())
+    done = running.play("docker_guests", base, ansible_port=1)
     assert done["failed"] is True
     assert "Connection refused" in done["msg"]
 
@@ -325,13 +325,17 @@ def test_bad_options_are_one_clear_message(running: Host) -> None:
 
 
 class Board:
-    """The board of a host that is a container, for a management controller in front of it."""
+    """The board of a host that is a container, for a management controller in front of it. released: until then it does not tell that it is off."""
 
     def __init__(self, host: Host) -> None:
-        self.host = host
+        self.host, self.released = host, threading.Event()
+        self.released.set()
 
     def power(self) -> str:
-        return "On" if self.host.status().startswith("running") else "Off"
+        if self.host.status().startswith("running"):
+            return "On"
+        self.released.wait(120)
+        return "Off"
 
     def reset(self, kind: str) -> None:
         verb = {"On": "start", "ForceOff": "kill"}.get(kind)
@@ -405,13 +409,13 @@ def test_a_session_on_a_database_server_is_seen_in_the_kernels_table(running: Ho
         "c=s.accept()\ntime.sleep(600)'"
     )
     address = running.docker("inspect", "-f", "{{.NetworkSettings.IPAddress}}", running.name).strip()
-    deadline = time.monotonic() + 20
+    deadline = time.monotonic() + 120
     try:
         while True:
             try:
                 line = socket.create_connection((address, 15432), 5)
                 break
-            except ConnectionRefusedError:
+            except (ConnectionRefusedError, TimeoutError):
                 assert time.monotonic() < deadline
                 time.sleep(0.2)
         with line:
@@ -425,19 +429,13 @@ def test_a_session_on_a_database_server_is_seen_in_the_kernels_table(running: Ho
 def test_a_controller_node_that_is_killed_after_the_request_goes_on(controlled: tuple[Host, Bmc, dict[str, Any]]) -> None:
     """The playbook dies between the request and the reading; the same command finds the host off, or waits for it."""
     host, bmc, witness = controlled
-
-    def kill_when_down() -> None:
-        deadline = time.monotonic() + 60
-        while time.monotonic() < deadline and host.status() == "running 0":
-            time.sleep(0.05)
-
     # The controller hangs as soon as the host is down, so that the play is still waiting when it is killed.
-    killer = threading.Thread(target=lambda: (kill_when_down(), setattr(bmc, "delay", 20)))
-    killer.start()
-    with pytest.raises(AssertionError, match="killed"):
-        host.power("off", args={"witness": witness}, kill_after=lambda: host.status() != "running 0")
-    killer.join()
-    bmc.delay = 0
+    bmc.machine.released.clear()
+    try:
+        with pytest.raises(AssertionError, match="^killed"):
+            host.power("off", args={"witness": witness}, kill_after=lambda: host.status() != "running 0")
+    finally:
+        bmc.machine.released.set()
     again = host.power("off", args={"witness": witness})
     assert (again["evidence"]["verdict"], again["result"]["power"]) == ("yes", "off"), again.get("msg")
     assert bmc.posts() == []

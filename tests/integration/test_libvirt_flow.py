@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import json
 import os
-import signal
 import subprocess
 import sys
 import tempfile
@@ -21,6 +20,7 @@ import yaml
 from ansible_collections.sunset.crm.plugins.plugin_utils.record import ledger
 from ansible_collections.sunset.crm.plugins.plugin_utils.record.estate import Estate
 from tests.integration.libvirt_world import OBEYS, World, slow, wait
+from tests.integration.rescue_world import kill_tree
 from tests.unit import builders
 
 TOP = Path(__file__).parents[2]
@@ -91,11 +91,6 @@ class Flow:
         return [entry.record for entry in ledger.read(self.estate.ledger_file) if entry.record.get("kind") == kind]
 
 
-def descendants(pid: int) -> list[int]:
-    children = [int(one) for path in Path(f"/proc/{pid}/task").glob("*/children") for one in path.read_text().split()]
-    return [*children, *(one for child in children for one in descendants(child))]
-
-
 GUESTS: Result = {
     "hosts": "sunset_late_estate",
     "gather_facts": False,
@@ -129,8 +124,7 @@ def test_a_run_that_is_killed_and_the_same_again_and_back(flow: Flow) -> None:
     # The word that a guest is asked stands in the ledger before the request goes out: that the second is off shows that both went out.
     wait(lambda: len(flow.kinds("asked")) == 2 and flow.world.state("flow-b")[0] == 5, 60, "both were asked, and one is off")
     # A worker is in a session of its own; a machine that loses its power takes it along.
-    for pid in [child.pid, *descendants(child.pid)]:
-        os.kill(pid, signal.SIGKILL)
+    kill_tree(child.pid)
     child.communicate()
     assert flow.kinds("outcome") == []
 
@@ -162,7 +156,7 @@ def test_a_run_that_is_killed_and_the_same_again_and_back(flow: Flow) -> None:
 
     # The other side: with its autostart put back, the one guest comes back with the hypervisor.
     flow.world.reboot()
-    wait(lambda: flow.world.state("flow-a")[0] == 1, 30, "flow-a comes back")
+    wait(lambda: flow.world.state("flow-a")[0] == 1, 120, "flow-a comes back")
     assert [flow.world.state(name)[0] for name in ("flow-b", "flow-off")] == [5, 5]
 
 

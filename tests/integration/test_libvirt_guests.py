@@ -22,7 +22,7 @@ import pytest
 
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
 from ansible_collections.sunset.crm.plugins.plugin_utils.guests import guests, verbs as guest_verbs
-from tests.integration.libvirt_world import IGNORES, OBEYS, World, account, slow, wait
+from tests.integration.libvirt_world import HELD, IGNORES, OBEYS, World, account, slow, wait
 
 
 @pytest.fixture(scope="module")
@@ -110,7 +110,7 @@ def test_an_end_from_the_host_is_not_called_graceful(world: World) -> None:
         before = engine.observe()
         engine.ask(before[0])
         os.kill(world.process("host-end"), signal.SIGTERM)
-        wait(lambda: engine.powers()[before[0].key] == "off", 20, "it ended")
+        wait(lambda: engine.powers()[before[0].key] == "off", 60, "it ended")
         ending = engine.ending(before[0], engine.observe()[0], asked=True, forced=False)
     assert (ending.how, ending.graceful) == (guests.BY_FORCE, "no"), ending.detail
 
@@ -119,7 +119,7 @@ def test_somebody_elses_destroy_is_seen(world: World) -> None:
     world.define("other-end", IGNORES)
 
     def cut() -> None:
-        time.sleep(1)
+        wait(lambda: any(note["kind"] == "asked" for note in world.notes), 60, "it was asked")
         world.domain("other-end", lambda one: one.destroy())
 
     thread = threading.Thread(target=cut)
@@ -187,17 +187,18 @@ def test_a_guest_whose_end_is_a_restart_ends_all_the_same_and_gets_that_back(wor
     assert "<on_crash>restart</on_crash>" in text
 
 
-def test_a_guest_that_comes_back_is_seen(world: World) -> None:
+def test_a_guest_that_comes_back_is_seen(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.define("back")
+    down = guests.bring_down
 
-    def start_again() -> None:
-        wait(lambda: world.state("back")[0] == 5, 20, "it ended")
+    def and_up_again(*args: Any) -> dict[str, guests.Course]:
+        courses = down(*args)
+        assert (courses["back"].phase, world.state("back")[0]) == ("off", 5)
         world.domain("back", lambda one: one.create())
+        return courses
 
-    thread = threading.Thread(target=start_again)
-    thread.start()
+    monkeypatch.setattr(guests, "bring_down", and_up_again)
     done = world.stop("back")
-    thread.join()
     assert (done["failed"], done["evidence"]["verdict"], ends(done)["back"][0]) == (True, "no", guests.STILL_ON)
     assert "it was off and is on again: something starts it" in done["msg"]
 
@@ -219,7 +220,7 @@ def test_a_guest_that_libvirt_has_lost_sight_of_and_that_runs_is_not_off(world: 
         assert back["failed"] and f"pid {pid}" in back["msg"] and world.state("crm")[0] == libvirt.VIR_DOMAIN_SHUTOFF
     finally:
         os.kill(pid, signal.SIGKILL)
-    wait(lambda: not Path(f"/proc/{pid}/cmdline").exists() or not Path(f"/proc/{pid}/cmdline").read_bytes(), 20, "it ends")
+    wait(lambda: not Path(f"/proc/{pid}/cmdline").exists() or not Path(f"/proc/{pid}/cmdline").read_bytes(), 60, "it ends")
     assert world.stop("crm")["evidence"]["verdict"] == "yes"
 
 
@@ -282,9 +283,10 @@ def test_a_linux_that_obeys_its_agent_is_asked_by_it(world: World) -> None:
     assert [action.get("by") for action in done["evidence"]["actions"] if action["did"] == "asked"] == ["agent"]
 
 
-def test_a_linux_whose_agent_does_nothing_is_asked_by_the_power_button_next(world: World) -> None:
+def test_a_linux_whose_agent_does_nothing_is_asked_by_the_power_button_next(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     world.linux("deaf", "deaf")
-    done = world.stop("deaf", timeout=30)
+    monkeypatch.setattr(guests, "NEXT_WAY", 0.1)
+    done = world.stop("deaf", timeout=150)
     assert (done["evidence"]["verdict"], ends(done)["deaf"]) == ("yes", (guests.BY_ITSELF, "yes")), done.get("msg")
     # Either libvirt says that the agent did not take it, or its time is up: the evidence has the one or the other.
     asked = [action.get("by") for action in done["evidence"]["actions"] if action["did"] == "asked"]
@@ -301,13 +303,13 @@ def test_the_daemon_restarts_while_guests_come_down(world: World) -> None:
     world.define("restart-other", slow(4))
 
     def restart() -> None:
-        wait(lambda: len([note for note in world.notes if note["kind"] == "asked"]) == 2, 20, "both were asked")
+        wait(lambda: len([note for note in world.notes if note["kind"] == "asked"]) == 2, 60, "both were asked")
         time.sleep(0.5)
         world.restart()
 
     thread = threading.Thread(target=restart)
     thread.start()
-    done = world.stop("restart-slow", "restart-other", timeout=40)
+    done = world.stop("restart-slow", "restart-other", timeout=120)
     thread.join()
     assert done["evidence"]["verdict"] == "yes", done.get("msg")
     assert did(done).count("asked") == 2
@@ -333,14 +335,14 @@ def test_the_answer_is_lost_after_the_request_was_accepted(world: World, monkeyp
                 self.real.info()
 
         monkeypatch.setattr(engine, "_domain", lambda guest: Cut(domain(guest)))
-        done = guest_verbs.stop(engine, account(), guest_verbs.Order(["lost"], timeout=30), world.memory(), check=False)
+        done = guest_verbs.stop(engine, account(), guest_verbs.Order(["lost"], timeout=120), world.memory(), check=False)
     assert (done["evidence"]["verdict"], presses) == ("yes", [1]), done.get("msg")
     assert [action.get("by") for action in done["evidence"]["actions"]] == [guests.LOST]
     assert world.state("lost")[0] == 5
 
 
 def test_killed_after_the_request_the_second_run_sends_no_second_one(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    world.define("killed", slow(4), autostart=True)
+    key = world.define("killed", HELD, autostart=True)
 
     class Killed(BaseException):
         pass
@@ -352,26 +354,40 @@ def test_killed_after_the_request_the_second_run_sends_no_second_one(world: Worl
         patch.setattr(guests.Clock, "__init__", lambda self: self.__dict__.update(now=time.monotonic, sleep=die))
         world.stop("killed")
     assert [note["kind"] for note in world.notes] == ["found", "asked"]
+
+    def pause(seconds: float) -> None:
+        world.release(key)  # it was seen to run, and is waited for
+        time.sleep(seconds)
+
+    monkeypatch.setattr(guests.Clock, "__init__", lambda self: self.__dict__.update(now=time.monotonic, sleep=pause))
     done = world.stop("killed", remembering=True)
     assert (done["evidence"]["verdict"], ends(done)["killed"]) == ("yes", (guests.BY_ITSELF, "yes")), done.get("msg")
     assert did(done) == ["left to come down, it was asked before"]
     assert done["result"]["former"]["killed"]["autostart"] is True, "what the first run found, not what it left"
 
 
-def test_a_guest_that_did_not_hear_the_first_run_is_asked_once_more(world: World) -> None:
+def test_a_guest_that_did_not_hear_the_first_run_is_asked_once_more(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
     key = world.define("unheard", OBEYS)
     with world.engine("unheard") as engine:
         life = engine.life(engine.observe()[0])
     world.notes.append({"kind": "asked", "guest": "unheard", "life": life, "at_seconds": time.time()})
-    done = world.stop("unheard", remembering=True, timeout=16)
+    monkeypatch.setattr(guests, "NEXT_WAY", 0.05)
+    done = world.stop("unheard", remembering=True, timeout=100)
     assert (done["evidence"]["verdict"], did(done)) == ("yes", ["left to come down, it was asked before", "asked"]), (key, done.get("msg"))
 
 
-def test_many_guests_take_as_long_as_the_slowest(world: World) -> None:
-    names = [f"many-{number}" for number in range(6)]
-    for name in names:
-        world.define(name, slow(3))
-    done = world.stop(*names, timeout=60)
+def test_many_guests_take_as_long_as_the_slowest(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    keys = {name: world.define(name, HELD) for name in (f"many-{number}" for number in range(6))}
+    asked: list[int] = []
+
+    def pause(seconds: float) -> None:
+        """None of them ends before the first pause."""
+        asked.append(len([note for note in world.notes if note["kind"] == "asked"]))
+        for key in keys.values():
+            world.release(key)
+        time.sleep(seconds)
+
+    monkeypatch.setattr(guests.Clock, "__init__", lambda self: self.__dict__.update(now=time.monotonic, sleep=pause))
+    done = world.stop(*keys, timeout=120)
     assert {row["how"] for row in done["result"]["guests"].values()} == {guests.BY_ITSELF}
-    asked = [action["at"] for action in done["evidence"]["actions"] if action["did"] == "asked"]
-    assert max(asked) - min(asked) < 2, "all were asked before the first had ended"
+    assert asked[0] == len(keys), "all were asked before the first had ended"

@@ -17,6 +17,7 @@ from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
 from ansible_collections.sunset.crm.plugins.plugin_utils.guests import guests
 from ansible_collections.sunset.crm.plugins.plugin_utils.power import witness
 from tests.integration.libvirt_world import IGNORES, OBEYS, World, wait
+from tests.integration.ports import free_port
 
 MOVED = (5, 4)
 Hosts = tuple[World, World]
@@ -47,7 +48,7 @@ def move(here: World, there: World, name: str) -> None:
     # Whether the storage is shared is not asked: it is one machine.
     flags = libvirt.VIR_MIGRATE_LIVE | libvirt.VIR_MIGRATE_UNSAFE
     with here.admin() as source, there.admin() as target:
-        source.lookupByName(name).migrate(target, flags, None, "tcp:127.0.0.1", 0)
+        source.lookupByName(name).migrate(target, flags, None, f"tcp:127.0.0.1:{free_port()}", 0)
     assert (here.state(name), there.state(name)[0]) == (MOVED, 1)
 
 
@@ -77,7 +78,7 @@ def test_a_guest_that_is_moved_while_it_is_stopped_is_not_called_off(pair: Hosts
     here.define("moving", IGNORES)
 
     def away() -> None:
-        wait(lambda: any(note["kind"] == "asked" for note in here.notes), 20, "it was asked")
+        wait(lambda: any(note["kind"] == "asked" for note in here.notes), 60, "it was asked")
         move(here, there, "moving")
 
     thread = threading.Thread(target=away)

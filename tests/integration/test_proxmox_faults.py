@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import threading
 import time
 from typing import Any
 
@@ -16,7 +15,7 @@ from ansible_collections.sunset.crm.plugins.plugin_utils.guests.guests import AL
 from ansible_collections.sunset.crm.plugins.plugin_utils.proxmox import set as proxmox_set
 from ansible_collections.sunset.crm.plugins.plugin_utils.proxmox.api import fingerprint_of
 from tests.integration import pve_fake
-from tests.integration.pve_acts import NAMES, QUICK, Ledger, asked, cluster, ends, start, stop, three
+from tests.integration.pve_acts import NAMES, QUICK, Ledger, asked, cluster, ends, patient, start, stop, three
 
 pytestmark = pytest.mark.usefixtures("quick_cluster")
 
@@ -116,7 +115,8 @@ def test_a_node_that_falls_silent_on_the_way_is_not_off(real: pve_fake.Serving) 
 
     with cluster(real, ["200"], timeout=5) as one:
         found = one.prepare(["stopped"])
-        courses = bring_down(one, found, 5, None, silent, QUICK)
+        # Its time is not over before somebody has noticed that the node is silent.
+        courses = bring_down(one, found, 5, None, silent, patient(lambda: "595" in one.said_of("200")))
         assert courses["200"].phase == "late", courses
         assert "595" in one.said_of("200"), one.said_of("200")
 
@@ -144,15 +144,18 @@ def test_killed_between_request_and_answer(both: pve_fake.Serving) -> None:
     vm, app, web = three(both)
     for guest in (vm, app, web):
         guest.shutdown_secs = 50
-    ledger, sent = Ledger(), threading.Event()
+    ledger = Ledger()
+    both.pve.until = lambda: False
 
     class Killed(BaseException):
         pass
 
     def record(**act: Any) -> None:
         if act["did"] == "asked":
-            sent.set()
-            time.sleep(0.3)  # the request is on its way
+            deadline = time.monotonic() + 60
+            while not both.pve.tasks_of(101):  # the request is on its way
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
             raise Killed
 
     with cluster(both, NAMES, timeout=60) as one:
@@ -161,7 +164,8 @@ def test_killed_between_request_and_answer(both: pve_fake.Serving) -> None:
         with pytest.raises(Killed):
             bring_down(one, found, 60, None, record, QUICK, before_asking=lambda g: ledger.note(
                 {"kind": "asked", "guest": g.name, "life": one.life(g), "at_seconds": time.time()}))  # fmt: skip
-    assert sent.is_set() and app.ha_state == "ignored"
+    assert app.ha_state == "ignored" and [task["id"] for task in both.pve.tasklog] == ["101"]
+    both.pve.until = both.listed(101)
     done = stop(both, NAMES, ledger)
     assert [both.pve.tasks_of(vmid) for vmid in (100, 101, 200)] == [["qmshutdown"], ["qmshutdown"], ["vzshutdown"]]
     assert set(ends(done).values()) == {(BY_ITSELF, "yes")} and ledger.former["crm-app"]["ha"] == "started"

@@ -9,7 +9,7 @@ test_proxmox_saves.py, test_proxmox_faults.py, or, where no server is needed, in
 
 from __future__ import annotations
 
-import threading
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,7 @@ import pytest
 
 from ansible_collections.sunset.crm.plugins.plugin_utils.errors import Refusal
 from ansible_collections.sunset.crm.plugins.plugin_utils.guests import verbs as guest_verbs
-from ansible_collections.sunset.crm.plugins.plugin_utils.guests.guests import ALREADY_OFF, BY_FORCE, BY_ITSELF, bring_down, endings
+from ansible_collections.sunset.crm.plugins.plugin_utils.guests.guests import ALREADY_OFF, BY_FORCE, BY_ITSELF, Clock, bring_down, endings
 from ansible_collections.sunset.crm.plugins.plugin_utils.proxmox import cluster as proxmox_cluster
 from tests.integration import pve_fake, pve_schema
 from tests.integration.pve_acts import NAMES, QUICK, Ledger, asked, cluster, ends, start, stop, three
@@ -61,19 +61,17 @@ def copied(other: Ledger) -> Ledger:
 def test_the_order_is_the_reverse_of_the_start_order(real: pve_fake.Serving) -> None:
     """Who starts first (the database) is asked last: when everybody else is off."""
     db, app, web = three(real)
-    app.shutdown_secs, db.shutdown_secs = 30, 20
-    seen: dict[str, str] = {}
+    app.shutdown_secs = web.shutdown_secs = 30
+    seen: dict[int, tuple[str, str]] = {}
+    powerdown = real.pve._powerdown
 
-    def watch() -> None:
-        while db.status == "running":
-            seen.update({task["type"]: app.status for task in real.pve.tasklog if task["id"] == "100"})
-            time.sleep(0.01)
+    async def watched(vm: Any, values: Any) -> Any:
+        seen[vm.vmid] = (app.status, web.status)
+        return await powerdown(vm, values)
 
-    thread = threading.Thread(target=watch, daemon=True)
-    thread.start()
+    real.pve._powerdown = watched  # type: ignore[method-assign]
     stop(real, NAMES)
-    thread.join(5)
-    assert seen.get("qmshutdown") == "stopped"
+    assert seen[db.vmid] == ("stopped", "stopped") and seen[app.vmid][0] == "running"
 
 
 @pytest.mark.parametrize("version", pve_schema.VERSIONS)
@@ -128,6 +126,7 @@ def test_fact_1_ok_after_a_kill_is_an_end_by_force(real: pve_fake.Serving) -> No
     """Somebody else's forced shutdown runs already: it is joined, and its log tells what OK does not."""
     vm = real.pve.add_vm(100, "crm-db", status="running")
     vm.acpi = False
+    real.pve.until = real.listed(100)
     with cluster(real, ["100"]) as other:
         other.api.post("nodes", "pve1", "qemu", 100, "status", "shutdown", timeout=20, forceStop=1)
     done = stop(real, ["100"])
@@ -194,10 +193,21 @@ def test_general_7817_the_list_of_resources_does_not_decide(real: pve_fake.Servi
     assert done["changed"] and vm.status == "stopped" and ends(done) == {"100": (BY_ITSELF, "yes")}
 
 
-def test_proxmox_kvm_22_nothing_is_forced_unless_it_was_allowed(both: pve_fake.Serving) -> None:
+def test_proxmox_kvm_22_nothing_is_forced_unless_it_was_allowed(both: pve_fake.Serving, monkeypatch: pytest.MonkeyPatch) -> None:
     """[community.proxmox 22, general 1906, 6257, fixed 6570] Graceful and forced are not one state."""
     vm = both.pve.add_vm(100, "crm-db", status="running")
     vm.acpi = False
+    powers = proxmox_cluster.Cluster.powers
+
+    def noticing(self: proxmox_cluster.Cluster) -> dict[str, str]:
+        """The guest's time is not over before the end of its task was noticed."""
+        seen, deadline = powers(self), time.monotonic() + 60
+        while asked(both, "POST", "status/shutdown") and "got timeout" not in self.said_of("100") and time.monotonic() < deadline:
+            time.sleep(0.05)
+            seen = powers(self)
+        return seen
+
+    monkeypatch.setattr(proxmox_cluster.Cluster, "powers", noticing)
     done = stop(both, ["100"], timeout=2)
     assert done["failed"] and "did not end within 2 s" in done["msg"] and "nothing was killed" in done["msg"]
     assert vm.status == "running" and done["result"]["way"] == "running"
@@ -230,6 +240,7 @@ def test_bpg_1169_a_shutdown_that_runs_already_is_joined(both: pve_fake.Serving)
     """[bpg 1169, 133] The second try finds the first."""
     vm = both.pve.add_vm(100, "crm-db", status="running")
     vm.shutdown_secs = 50
+    both.pve.until = both.listed(100)
     with cluster(both, ["100"]) as other:
         other.api.post("nodes", "pve1", "qemu", 100, "status", "shutdown", timeout=100)
     done = stop(both, ["100"])
@@ -248,8 +259,9 @@ def test_telmate_469_graceful_first_and_whether_an_agent_is_configured_is_shown(
 
 def test_a_backup_is_waited_for_and_never_unlocked(both: pve_fake.Serving) -> None:
     vm = both.pve.add_vm(100, "crm-db", status="running")
-    both.run(both.pve.backup(100, secs=40))
     told: list[str] = []
+    both.pve.until = lambda: bool(told)
+    both.run(both.pve.backup(100, secs=math.inf))
     with cluster(both, ["100"]) as one:
         one.tell = told.append
         found = one.settle(one.prepare(["stopped"]))
@@ -265,9 +277,14 @@ def test_a_lock_that_comes_between_is_waited_for(both: pve_fake.Serving) -> None
     with cluster(both, ["100"], timeout=60) as one:
         found = one.prepare(["stopped"])
         vm.lock = "backup"
-        both.soon(0.8, setattr, vm, "lock", None)
-        courses = bring_down(one, found, 60, None, lambda **_: None, QUICK)
-        assert "locked (backup)" in one.said_of("100")
+
+        def pause(seconds: float) -> None:
+            if "locked (backup)" in one.said_of("100"):
+                vm.lock = None
+            QUICK.sleep(seconds)
+
+        courses = bring_down(one, found, 60, None, lambda **_: None, Clock(time.monotonic, pause))
+        assert vm.lock is None
         assert endings(one, courses, one.observe())["100"].how == BY_ITSELF
 
 
@@ -285,7 +302,7 @@ def test_cv4pve_22_a_stale_lock_is_reported_and_left(both: pve_fake.Serving, mon
 
 def test_a_lock_that_lasts_is_a_refusal(real: pve_fake.Serving, monkeypatch: pytest.MonkeyPatch) -> None:
     real.pve.add_vm(100, "crm-db", status="running")
-    real.run(real.pve.backup(100, secs=100))
+    real.run(real.pve.backup(100, secs=10_000))
     with pytest.raises(Refusal, match=r"still locked after 0.5 s: 100 \(backup, vzdump of root@pam\)"):
         stop(real, ["100"], lock_wait=0.5)
 

@@ -28,6 +28,7 @@ from ansible_collections.sunset.crm.plugins.plugin_utils.record import ledger
 from ansible_collections.sunset.crm.plugins.plugin_utils.record.estate import Estate
 from ansible_collections.sunset.crm.plugins.plugin_utils.rescue import medium as rescue_medium, rescue, restart as rescue_restart
 from tests.integration import controller_stand as stand
+from tests.integration.ports import free_port
 from tests.integration.redfish_fake import Bmc, certificates
 
 UUID = "11111111-2222-3333-4444-555555555555"
@@ -121,7 +122,7 @@ class Host:
 
     def reads(self) -> bool:
         where = urlsplit(self.bmc.medium["Image"])
-        line = http.client.HTTPConnection(str(where.hostname), where.port or 80, timeout=5)
+        line = http.client.HTTPConnection(str(where.hostname), where.port or 80, timeout=30)
         with contextlib.closing(line):
             line.request("GET", where.path, headers={"Range": "bytes=32768-34815"})
             answer = line.getresponse()
@@ -219,9 +220,9 @@ def host(bmc: Bmc, tmp_path: Path, parts: dict[str, Path], monkeypatch: pytest.M
 def play(host: Host, tls: dict[str, str], place: Path, timeout: float = 2, **boot: Any) -> dict[str, Any]:
     seen = {
         "kind": "redfish", "address": host.bmc.address, "credentials": str(place / "credentials"), "ca_file": tls["ca"], "uuid": UUID,
-        "timeout": 3,
+        "timeout": 20,
     }  # fmt: skip
-    boot = boot or {"way": "media", "serve": f"127.0.0.1:{stand.free_port()}"}
+    boot = boot or {"way": "media", "serve": f"127.0.0.1:{free_port()}"}
     way = {"media": "virtual_media", "pxe": "pxe"}[boot["way"]]
     args = {"item": ITEM, "way": way, "timeout": timeout, "witness": seen, "board": {}, "boot": boot}
     try:
@@ -349,7 +350,7 @@ def test_a_controller_that_cannot_be_put_back_keeps_the_wipe_from_beginning(host
 def test_killed_at_any_point_the_next_run_ends_in_the_same_state(
     host: Host, bmc: Bmc, tls: dict[str, str], place: Path, after: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    port = stand.free_port()
+    port = free_port()
     boot = {"way": "media", "serve": f"127.0.0.1:{port}"}
 
     class Killed(BaseException):
@@ -382,7 +383,7 @@ def test_sushy_emulator_takes_the_medium_that_the_control_node_makes_and_gives_i
     place: Path, tls: dict[str, str], tmp_path: Path, parts: dict[str, Path]
 ) -> None:
     """The emulator fetches the whole of it when it is inserted, and does not honour Once."""
-    port, serve = stand.free_port(), f"127.0.0.1:{stand.free_port()}"
+    port, serve = free_port(), f"127.0.0.1:{free_port()}"
     config = stand.redfish(place, port, tls, FAKE_DRIVER=True, FAKE_SYSTEMS=[{"uuid": UUID, "name": "one", "power_state": "On"}])
     seen = {
         "kind": "redfish", "address": f"https://127.0.0.1:{port}", "credentials": str(place / "credentials"), "auth": "basic",
