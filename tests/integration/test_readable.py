@@ -38,6 +38,7 @@ ssh-keygen -A >/dev/null; systemctl start ssh
 install -d -m 0700 /root/.ssh /srv/staging
 install -d -o postgres -m 0700 /var/run/postgresql
 data=/var/lib/postgresql/t
+if [ ! -d $data ]; then runuser -u postgres -- /usr/lib/postgresql/15/bin/initdb -D $data --no-sync >/dev/null; fi
 echo 'local all all peer' >$data/pg_hba.conf; : >$data/postgresql.conf; rm -f $data/postmaster.pid
 chown -R postgres $data; chmod 700 $data
 runuser -u postgres -- /usr/lib/postgresql/15/bin/pg_ctl -w -D $data -l /tmp/pg.log -o '-c listen_addresses= -c fsync=off' start >/dev/null
