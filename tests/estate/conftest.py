@@ -233,6 +233,8 @@ def rebooted(second: Done) -> Rebooted:
 @pytest.fixture(scope="session")
 def dark_media(rebooted: Rebooted) -> dict[str, str]:
     """Digest of each medium, with every host off and nothing wiped."""
+    # The last who has a file system mounted, in whatever namespace, writes to it when he lets it go.
+    wait_for("all file systems of the media to be let go", lambda: not world.mounted_somewhere(), 600)
     return world.media_digests()
 
 

@@ -188,6 +188,11 @@ def _digest(file: str) -> str:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
+def mounted_somewhere() -> list[str]:
+    """Media whose file system the kernel still holds, also for a mount that no process of ours can see."""
+    return [name for name, loop in lab.media().items() if any(Path("/sys/fs").glob(f"*/{Path(loop.device).name}"))]
+
+
 def media_digests() -> dict[str, str]:
     """Medium -> SHA-256 of every byte of it, read from outside."""
     files = {name: loop.backing_file for name, loop in lab.media().items()}

@@ -94,7 +94,8 @@ class World:
     def up(self) -> None:
         with (self.folder / "daemon.log").open("ab") as log:
             self.daemon = subprocess.Popen(
-                ["unshare", "--mount", "--uts", "sh", "-c", UP, "up", str(self.folder), self.name],
+                # slave: what others unmount meanwhile, a volume of an engine, is not kept mounted in here.
+                ["unshare", "--mount", "--propagation", "slave", "--uts", "sh", "-c", UP, "up", str(self.folder), self.name],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
