@@ -240,7 +240,9 @@ def compare(package, reader, pairs, open_manifest):
             place.require_live()
             open_manifest(place, one["filestore"], record, names)
             files = names.finish()
-            compared.append((one["filestore"], Compared(wanted_paths(reader, one["rows"]), files, one.get("unneeded", []))))
+            found = Compared(wanted_paths(reader, one["rows"]), files, one.get("unneeded", []))
+            compared.append((one["filestore"], found))
+            reasons.extend("%s: %s" % (one["filestore"], reason) for reason in unrelated(found))
         except VaultError as exc:
             reasons.append("%s: %s" % (one["filestore"], exc))
     result = {key: sum(len(getattr(c, key)) for _i, c in compared) for key in ("missing", "orphans")}  # type: Dict[str, Any]
@@ -249,6 +251,17 @@ def compare(package, reader, pairs, open_manifest):
     if reasons:
         result["why_unknown"] = reasons
     return result, compared
+
+
+def unrelated(found):
+    # type: (Compared) -> List[str]
+    """Nothing is missing where nothing was looked for: files that no row at all speaks of are no evidence of a pair."""
+    if found.rows or not found.orphans:
+        return []
+    return [
+        "no row of the database names a file, but %d files are there; see that the profile looks at this application's database, then waive it"
+        % len(found.orphans)
+    ]
 
 
 def verdict(missing, incomplete):

@@ -301,6 +301,14 @@ def test_a_link_is_a_file_where_it_leads_to_one_of_the_same_store():
 
 
 @pytest.mark.parametrize(
+    "rows, files, told", [([], {b"a", b"b"}, 1), ([], set(), 0), ([], {b"d/thumbs/x"}, 0), ([("t", b"a")], {b"a", b"b"}, 0)]
+)
+def test_files_of_which_no_row_speaks_are_no_pair(rows, files, told):
+    reasons = export_pair.unrelated(export_pair.Compared(rows, files, ["*/thumbs/*"]))
+    assert len(reasons) == told and all("2 files are there" in reason for reason in reasons)
+
+
+@pytest.mark.parametrize(
     ("missing", "incomplete", "word"), [(0, False, "paired"), (1, False, "unpaired"), (1, True, "unpaired"), (0, True, "unknown")]
 )
 def test_verdict_of_a_pair(missing, incomplete, word):
