@@ -13,6 +13,7 @@ may have been given to another process meanwhile.
 """
 
 import ast
+import contextlib
 import errno
 import fcntl
 import importlib
@@ -53,6 +54,18 @@ sys.path.insert(0, os.path.dirname(os.path.abspath(__file__)))
 from %s import %s as entry
 sys.exit(entry.main(sys.argv))
 """
+
+
+def for_throughput():
+    # type: () -> None
+    """Tell Linux that this process and what it starts have time (SCHED_BATCH, sched(7)): who is given bytes does not interrupt who made them.
+
+    Five processes of a pipe on two cores change places a third as often, which is a tenth of the time; the source's servers, which stay as
+    they are, come first. Where somebody has chosen another policy for us, or the kernel does not want it, all stays as it is.
+    """
+    with contextlib.suppress(OSError, AttributeError):  # AttributeError: not Linux
+        if os.sched_getscheduler(0) == os.SCHED_OTHER:
+            os.sched_setscheduler(0, os.SCHED_BATCH, os.sched_param(0))
 
 
 def sources(*entries):

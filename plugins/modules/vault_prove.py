@@ -187,6 +187,7 @@ evidence_sha256:
   type: str
 """
 
+from ansible_collections.sunset.crm.plugins.module_utils import _job
 from ansible_collections.sunset.crm.plugins.module_utils._export import readable as export_readable
 from ansible_collections.sunset.crm.plugins.module_utils._fingerprint import apart as fingerprint_apart
 from ansible_collections.sunset.crm.plugins.module_utils._proof import run as proof_run
@@ -290,6 +291,7 @@ def main():
         ),
         object_lock="vault",
     )
+    _job.for_throughput()
     try:
         run(rec)
     except VaultError as exc:

@@ -121,6 +121,7 @@ evidence_sha256:
   type: str
 """
 
+from ansible_collections.sunset.crm.plugins.module_utils import _job
 from ansible_collections.sunset.crm.plugins.module_utils._recorded import Recorded
 from ansible_collections.sunset.crm.plugins.module_utils._vault import (
     age as vault_age,
@@ -191,6 +192,7 @@ def main():
         ),
         object_lock="vault",
     )
+    _job.for_throughput()
     try:
         run(rec)
     except VaultError as exc:

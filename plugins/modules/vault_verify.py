@@ -124,6 +124,7 @@ on_hold:
 
 from ansible.module_utils.basic import AnsibleModule
 
+from ansible_collections.sunset.crm.plugins.module_utils import _job
 from ansible_collections.sunset.crm.plugins.module_utils._shelf import keep as shelf_keep, rules as shelf_rules
 from ansible_collections.sunset.crm.plugins.module_utils._shelf.s3 import Store
 from ansible_collections.sunset.crm.plugins.module_utils._vault import contents as vault_contents, verify as vault_verify
@@ -191,6 +192,7 @@ def main():
         ),
         supports_check_mode=True,
     )
+    _job.for_throughput()
     params = module.params
     try:
         places = Package(params["root"], params["estate"], params["package"] or "any", params["live_dir"])

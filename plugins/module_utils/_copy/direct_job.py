@@ -11,6 +11,7 @@ import json
 import os
 import threading
 
+from ansible_collections.sunset.crm.plugins.module_utils import _job
 from ansible_collections.sunset.crm.plugins.module_utils._copy import direct as copy_direct, job as copy_job
 from ansible_collections.sunset.crm.plugins.module_utils._database import reach as database_reach
 
@@ -58,6 +59,7 @@ def make(spec, descriptor):
 
 
 def main(argv):
+    _job.for_throughput()
     with open(os.path.join(os.path.dirname(os.path.abspath(argv[0])), copy_direct.SPEC)) as stream:
         spec = json.load(stream)
     ended = threading.Event()

@@ -100,3 +100,11 @@ def test_a_running_job_is_attached_to_and_not_touched(probe, tmp_path):
         assert job.status()["state"] == "running"
         job.forget()
     assert os.listdir(job.directory) == ["lock"] and job.status()["state"] == "absent"
+
+
+@pytest.mark.parametrize("asked, seen", [("--other", os.SCHED_BATCH), ("--idle", os.SCHED_IDLE)])
+def test_a_job_lets_others_go_first_unless_somebody_has_chosen_already(asked, seen):
+    code = "import os, sys; sys.path[:0] = %r; from ansible_collections.sunset.crm.plugins.module_utils import _job; " % (sys.path,)
+    code += "_job.for_throughput(); pid = os.fork(); pid or print(os.sched_getscheduler(0), flush=True); pid and os.waitpid(pid, 0)"
+    said = subprocess.check_output(["chrt", asked, "0", sys.executable, "-c", code])
+    assert int(said) == seen
