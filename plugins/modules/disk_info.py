@@ -51,6 +51,8 @@ attributes:
     description: It changes nothing.
     support: none
 notes:
+  - Whether a device is free is asked of the kernel by claiming it for a moment. Who mounts it, or makes a file system on it, in that very
+    moment is told that it is busy, and can do it again.
   - Needs root, and C(CAP_SYS_RAWIO) to ask ATA and SCSI devices. In a container much is C(unknown); ask on the host itself.
 seealso:
   - module: sunset.crm.host_survey

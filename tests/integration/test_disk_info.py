@@ -20,6 +20,12 @@ from typing import Any
 
 import pytest
 
+from ansible_collections.sunset.crm.plugins.module_utils._disk import (
+    device as disk_device,
+    facts as disk_facts,
+    kept as disk_kept,
+    world as disk_world,
+)
 from tests.integration.loop_media import CLAIM, Medium, claim, make
 
 TOP = Path(__file__).resolve().parents[2]
@@ -74,6 +80,30 @@ def a_medium(tmp_path: Path) -> Iterator[Medium]:
     found = make(tmp_path / "disk-info-a.img").attach("--partscan")
     yield found
     found.detach()
+
+
+@pytest.fixture(name="claims")
+def every_claim(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The devices that are claimed in this process from now on, each for real."""
+    seen: list[str] = []
+    real = disk_device._exclusive
+    monkeypatch.setattr(disk_device, "_exclusive", lambda path: seen.append(path) or real(path))
+    return seen
+
+
+def test_a_device_is_claimed_only_for_a_decision_about_it(medium: Medium, tmp_path: Path, claims: list[str]) -> None:
+    """Somebody's mount of another one, or on a machine that stays, must not fail because we look."""
+    number = disk_world.number_of(medium.device)
+    other = make(tmp_path / "disk-info-other.img").attach()
+    try:
+        disk_facts.read(ask=False, number=number)
+        assert medium.device in claims and other.device not in claims
+        claims.clear()
+        assert disk_kept.read([str(tmp_path)]) and claims == []
+        disk_facts.read(ask=False)
+        assert {medium.device, other.device} <= set(claims)
+    finally:
+        other.detach()
 
 
 def test_a_loop_device_is_virtual_and_has_the_identity_that_the_plan_compares(medium: Medium) -> None:

@@ -316,12 +316,25 @@ def akin(blocks: Any, number: str) -> List[str]:
     return sorted(name for name, block in blocks.items() if any(block.get(field) == mine[field] for field in told))
 
 
-def read(ask: bool = True, number: Optional[str] = None, node: Optional[str] = None) -> Row:
-    """Every device of this machine. number: only that device, and what is the same drive, is asked: a question to another one could
-    stand behind an erase that blocks it for hours. node: where that device has its node, if not at its usual place."""
+def concerned(stack: Stack, number: str) -> List[str]:
+    """Pure: what a decision about the device with this number looks at: the drive by all its names, a twin by its serial number, and
+    whatever these stand on or carry."""
+    blocks = stack.blocks
+    names = set(akin(blocks, number))
+    serials = {blocks[name].get("serial") for name in names} - {None}
+    names |= {name for name, block in blocks.items() if block.get("serial") in serials}
+    return sorted(names.union(*(stack.above(name) + stack.below(name) for name in names)))
+
+
+def read(ask: bool = True, number: Optional[str] = None, node: Optional[str] = None, claim: bool = True) -> Row:
+    """Every device of this machine. number: only that device, and what is the same drive, is asked and claimed: a question to another one
+    could stand behind an erase that blocks it for hours. node: where that device has its node, if not at its usual place. claim: without
+    it no device is claimed even for a moment, and none is ever called free."""
     snapshot = disk_world.snapshot({number: node} if number and node else {})
     stack = Stack(snapshot)
     asked = None if number is None else akin(snapshot["blocks"], number)
+    claimed = [] if not claim else sorted(snapshot["blocks"]) if number is None else concerned(stack, number)
+    snapshot["exclusive"] = {name: disk_world.exclusive(name, snapshot["blocks"][name]["node"]) for name in claimed}
     facts = []
     for name in sorted(snapshot["blocks"]):
         block = snapshot["blocks"][name]

@@ -4,7 +4,7 @@
 """The media that a machine of the living (control node, vault) has in use: what no wipe may ever be handed. Reads only.
 
 Private to the collection; it may change at any time. Valid for Python 3.6. Needs no root: the kernel's own words are enough, no disk is
-asked or woken.
+asked or woken, and none is claimed even for a moment: an administrator of this machine may be mounting it.
 """
 
 from typing import Any, Dict, Iterable, List
@@ -48,4 +48,4 @@ def choose(disks: Row, numbers: Iterable[str] = ()) -> List[Row]:
 def read(paths: Iterable[str]) -> List[Dict[str, Any]]:
     """The media of this machine that are in use, and those that carry these folders. One that cannot be named has its size alone."""
     numbers = [number for number in (disk_world.number_behind(path) for path in paths) if number]
-    return choose(disk_facts.read(ask=False), numbers)
+    return choose(disk_facts.read(ask=False, claim=False), numbers)

@@ -136,7 +136,7 @@ def by_path(number: str, folder: str = "/dev/disk/by-path") -> List[str]:
 
 
 def snapshot(nodes: Any = None) -> Dict[str, Any]:
-    """nodes: number -> device node, where one is known that is not at its usual place."""
+    """nodes: number -> device node, where one is known that is not at its usual place. Nothing is claimed: see exclusive()."""
     incomplete: Dict[str, str] = {}
     blocks = {}
     for name in names(BLOCK):
@@ -164,7 +164,7 @@ def snapshot(nodes: Any = None) -> Dict[str, Any]:
         "swaps": swaps,
         "descriptors": opened,
         "exports": exports(),
-        "exclusive": {name: exclusive(name, one["node"]) for name, one in blocks.items()},
+        "exclusive": {},
         "root": disk_device.running_root_devices(),
         "incomplete": incomplete,
     }
@@ -251,7 +251,10 @@ def exports() -> List[List[str]]:
 
 
 def exclusive(name: str, node: Optional[str]) -> str:
-    """Not for drives of removable discs: opening one closes its tray, or waits for a motor."""
+    """Whether the kernel lets nobody claim the device, found by claiming it: who mounts it in that very moment is told that it is busy.
+
+    Not for drives of removable discs: opening one closes its tray, or waits for a motor.
+    """
     if name.startswith(("sr", "fd")):
         return UNKNOWN
     return UNKNOWN if node is None else str(disk_device._exclusive(node)["verdict"])

@@ -8,6 +8,7 @@ import copy
 import pytest
 
 from ansible_collections.sunset.crm.plugins.module_utils._disk import facts as disk_facts, kept as disk_kept, world as disk_world
+from ansible_collections.sunset.crm.plugins.module_utils._disk.stack import Stack
 from ansible_collections.sunset.crm.plugins.module_utils._wipe import judge as wipe_judge, now as wipe_now
 from tests.unit.disk_samples import ata_hdd, ata_ssd, key_copy, key_ledger, luks, nvme, sas_hdd, usb, virtual, volume
 
@@ -209,6 +210,20 @@ def test_only_the_device_itself_and_its_other_names_are_asked():
     assert disk_facts.akin(blocks, "8:48") == ["sdd"]
     assert disk_facts.akin(blocks, "259:1") == ["nvme0n1", "nvme0n2"]
     assert disk_facts.akin(blocks, "1:1") == []
+
+
+def test_a_decision_claims_its_own_drive_with_all_that_belongs_to_it_and_nothing_else():
+    """A claim, short as it is, makes somebody's mount fail; but what is not claimed is not known to be free."""
+    blocks = {
+        "sda": {"number": "8:0", "wwid": "naa.1"}, "sda1": {"number": "8:1", "partition_of": "sda"}, "dm-0": {"number": "253:0", "slaves": ["sda1", "sdb"]},
+        "sdb": {"number": "8:16"}, "sdc": {"number": "8:32", "serial": "S1"}, "sdd": {"number": "8:48", "serial": "S1"}, "sde": {"number": "8:64"},
+    }  # fmt: skip
+    stack = Stack({"blocks": blocks})
+    assert disk_facts.concerned(stack, "8:0") == ["dm-0", "sda", "sda1"]
+    assert disk_facts.concerned(stack, "253:0") == ["dm-0", "sda", "sda1", "sdb"]
+    assert disk_facts.concerned(stack, "8:32") == ["sdc", "sdd"]
+    assert disk_facts.concerned(stack, "8:64") == ["sde"]
+    assert disk_facts.concerned(stack, "1:1") == []
 
 
 @pytest.mark.parametrize(

@@ -199,18 +199,18 @@ def test_a_host_that_is_proven_off_is_not_silent(tmp_path: Path, keys: dict[str,
     assert "gave no answer" not in call(estate, {"station1": {"disks": disks()}, "vault1": {"disks": disks()}})["problem"]
 
 
-def test_the_control_nodes_own_disks_are_found_without_waking_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_control_nodes_own_disks_are_found_without_waking_or_claiming_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     mine, loop = ata_ssd(), virtual("vdb")
     mine["root"] = "yes"
     asked = []
 
-    def read(ask: bool = True) -> Facts:
-        asked.append(ask)
+    def read(ask: bool = True, claim: bool = True) -> Facts:
+        asked.append((ask, claim))
         return disks(mine, loop)
 
     monkeypatch.setattr(media.disk_kept.disk_facts, "read", read)
     found = media.own_disks(tmp_path)
-    assert asked == [False]
+    assert asked == [(False, False)]
     assert [one["serial"] for one in found] == ["SER-sda"]
 
 
