@@ -101,3 +101,25 @@ options:
       - The default is C(/dev/shm/sunset-vault-<uid>).
     type: path
 """
+
+    # The wipe of one medium, as a job that goes on by itself.
+    WIPING = r"""
+options:
+  authorisation_sha256:
+    description: SHA-256 of the authorisation that names this medium; recorded with the result.
+    type: str
+  rate:
+    description: Upper limit in bytes a second for writing and for reading. V(0) is no limit.
+    type: int
+    default: 0
+  wait:
+    description:
+      - Seconds to wait for the end. When they have passed, the module returns with RV(result.state=running); call it again to attach.
+      - V(0) starts the job and returns at once.
+    type: int
+    default: 172800
+  state_directory:
+    description: Where the job keeps its code, its progress and what it needs to be resumed. Should outlive a restart of the machine.
+    type: path
+    default: /var/lib/sunset-crm/wipe
+"""

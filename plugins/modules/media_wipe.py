@@ -28,16 +28,12 @@ description:
     The identity is read from the very descriptor that is written.
   - A file C(abort) in the job's directory stops the job on record; the next call takes it up again.
   - Runs only through the action plugin of the same name, which checks the authorisation and records an intent.
+extends_documentation_fragment:
+  - sunset.crm.recorded
+  - sunset.crm.recorded.wiping
 author:
   - sunset.crm contributors (@sunset-crm)
 options:
-  item:
-    description: The item id of the medium in the plan.
-    type: str
-    required: true
-  receipt:
-    description: Set by the action plugin; binds this call to its intent in the ledger.
-    type: dict
   device:
     description: Path of the block device on this machine. It only says where to look; what counts is O(identity).
     type: path
@@ -77,9 +73,6 @@ options:
       - It is no secret. The certificate discloses it, so that anybody can check any sector with stock tools.
     type: str
     required: true
-  authorisation_sha256:
-    description: SHA-256 of the authorisation that names this medium; recorded with the result.
-    type: str
   technique:
     description:
       - How the medium is wiped. Comes from the plan (C(wipe.method) of the medium), which the authorisation must name, too.
@@ -124,23 +117,6 @@ options:
         M(sunset.crm.rescue_boot), where no disk carries the running system. Set by the action plugin from the plan (C(way)).
     type: bool
     default: false
-  rate:
-    description: Upper limit in bytes a second for writing and for reading. V(0) is no limit.
-    type: int
-    default: 0
-  wait:
-    description:
-      - Seconds to wait for the end. When they have passed, the module returns with RV(result.state=running); call it
-        again to attach.
-      - V(0) starts the job and returns at once.
-    type: int
-    default: 172800
-  state_directory:
-    description:
-      - Where the job keeps its code, its progress and what it needs to be resumed. Should outlive a restart of the
-        machine.
-    type: path
-    default: /var/lib/sunset-crm/wipe
 attributes:
   check_mode:
     support: full

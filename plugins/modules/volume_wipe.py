@@ -24,16 +24,12 @@ description:
   - The work is a detached job, as with M(sunset.crm.media_wipe). A call with the same O(item) and O(stream_key) attaches to it, goes on after a kill,
     and changes nothing when it is done.
   - Runs only through the action plugin of the same name, which checks the authorisation and records an intent.
+extends_documentation_fragment:
+  - sunset.crm.recorded
+  - sunset.crm.recorded.wiping
 author:
   - sunset.crm contributors (@sunset-crm)
 options:
-  item:
-    description: The item id of the medium in the plan.
-    type: str
-    required: true
-  receipt:
-    description: Set by the action plugin; binds this call to its intent in the ledger.
-    type: dict
   identity:
     description: What the plan and the authorisation say about the medium. Its C(serial) is a digest over O(layers).
     type: dict
@@ -84,24 +80,9 @@ options:
     description: As in M(sunset.crm.media_wipe). Every layer but the first has a key that is derived from it; the result names them.
     type: str
     required: true
-  authorisation_sha256:
-    description: SHA-256 of the authorisation that names this medium; recorded with the result.
-    type: str
   identity_waiver:
     description: SHA-256 of a signed waiver about the identity. It opens nothing here; what the plan names is compared anyway.
     type: str
-  rate:
-    description: Upper limit in bytes a second for writing and for reading. V(0) is no limit.
-    type: int
-    default: 0
-  wait:
-    description: Seconds to wait for the end. When they have passed, the module returns with RV(result.state=running); call it again to attach.
-    type: int
-    default: 172800
-  state_directory:
-    description: Where the job keeps its code, its progress and what it needs to be resumed. Should outlive a restart of the machine.
-    type: path
-    default: /var/lib/sunset-crm/wipe
 attributes:
   check_mode:
     support: full
