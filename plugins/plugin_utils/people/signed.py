@@ -10,7 +10,7 @@ from typing import Any
 from ansible_collections.sunset.crm.plugins.plugin_utils.guests import foreign
 from ansible_collections.sunset.crm.plugins.plugin_utils.people import key_copies
 from ansible_collections.sunset.crm.plugins.plugin_utils.people.statements import Statement, covers, expired
-from ansible_collections.sunset.crm.plugins.plugin_utils.planning.plan import DATA_SETS, Item
+from ansible_collections.sunset.crm.plugins.plugin_utils.planning.plan import Item
 from ansible_collections.sunset.crm.plugins.plugin_utils.record.view import View
 from ansible_collections.sunset.crm.plugins.plugin_utils.steps.grounds import Context
 from ansible_collections.sunset.crm.plugins.plugin_utils.steps.steps import Step
@@ -106,14 +106,25 @@ def insiders(context: Context) -> tuple[str, ...]:
 
 def held(item_ids: list[str], context: Context) -> list[Statement]:
     """Legal holds that speak of one of these items and were not lifted."""
+    return [statement for statement in held_at_all(context) if any(covers(statement.document, item_id) for item_id in item_ids)]
+
+
+def held_at_all(context: Context) -> list[Statement]:
+    """Legal holds that were not lifted."""
     gone = lifted(context)
-    return [
-        statement
-        for statement in context.statements.of("hold")
-        if not statement.document.get("lifts")
-        and statement.sha256 not in gone
-        and any(covers(statement.document, item_id) for item_id in item_ids)
-    ]
+    return [word for word in context.statements.of("hold") if not word.document.get("lifts") and word.sha256 not in gone]
+
+
+def pointless(context: Context) -> list[tuple[str, str]]:
+    """(name, why) of holds, not lifted, that speak of something that the plan does not have. Whoever signed one meant something."""
+    found = []
+    for statement in held_at_all(context):
+        items = statement.document.get("items")
+        named = items if isinstance(items, list) else [items]
+        unknown = [str(one) for one in named if one != "*" and one not in context.plan.items]
+        if unknown or not named:
+            found.append((statement.name, ", ".join(unknown) or "nothing"))
+    return found
 
 
 def lifted(context: Context) -> set[Any]:
@@ -134,8 +145,7 @@ def waiver(gate: str, item: Item, context: Context) -> Statement | None:
 def said(step: Step, item: Item, context: Context, vault: str) -> dict[str, Any]:
     """The options of a step on a package that come from people's signed words and are not the task's to choose."""
     if step.value == "sealed":
-        subjects = [item["id"], *(data_set["id"] for data_set in context.plan.of(*DATA_SETS, host=item["host"]))]
-        hold = bool(held(subjects, context) or context.statements.doubtful_holds)
+        hold = bool(held(context.plan.held_by(item), context) or context.statements.doubtful_holds or pointless(context))
         return {"retention": packages.retention(context.plan, item["host"], hold=hold, now=context.now)}
     if step.value == "forgotten":
         names = {"attestation_sha256": "identity_digest", "keys_attestation_sha256": "keys_identity_digest"}

@@ -128,6 +128,18 @@ class Plan:
         """The data sets that lie on this medium."""
         return [item for item in self.of(*DATA_SETS) if medium_id in item.get("media", [])]
 
+    def held_by(self, item: Item) -> list[str]:
+        """Ids that a legal hold may name and so hold this medium, or the package of this host.
+
+        Itself, the data sets on it (or in it), what uses these, the hosts of them all, and the applications there. A person who holds
+        "the CRM" or "that server" means its disks and its copies too; another medium of the same host is held by the host alone."""
+        medium = item["kind"] == "medium"
+        data_sets = self.carried_by(item["id"]) if medium else self.of(*DATA_SETS, host=item["host"])
+        hosts = {item["host"], *(one["host"] for one in data_sets), *(self.media_hosts(item) if medium else ())}
+        users = [user for one in data_sets for user in self.standing_on(one["id"])]
+        there = [one for host in hosts for one in self.of("host", "application", host=host)]
+        return list(dict.fromkeys(one["id"] for one in [item, *data_sets, *users, *there]))
+
     def wiped_from_within(self, host: str) -> list[Item]:
         """The media of this host that are wiped by the host itself, from a rescue system in its memory."""
         return [medium for medium in self.of("medium", host=host) if from_within(medium)]

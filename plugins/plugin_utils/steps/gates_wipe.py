@@ -11,7 +11,7 @@ from ansible_collections.sunset.crm.plugins.plugin_utils.certificates import ord
 from ansible_collections.sunset.crm.plugins.plugin_utils.guests import foreign
 from ansible_collections.sunset.crm.plugins.plugin_utils.people import key_copies, signed
 from ansible_collections.sunset.crm.plugins.plugin_utils.people.statements import moment
-from ansible_collections.sunset.crm.plugins.plugin_utils.planning.plan import DATA_SETS, Item, from_within, in_place
+from ansible_collections.sunset.crm.plugins.plugin_utils.planning.plan import Item, from_within, in_place
 from ansible_collections.sunset.crm.plugins.plugin_utils.steps import gates_shutdown
 from ansible_collections.sunset.crm.plugins.plugin_utils.steps.grounds import Context, Missing, again, need
 from ansible_collections.sunset.crm.plugins.plugin_utils.vaults import packages
@@ -72,9 +72,13 @@ def _ready(item: Item, context: Context) -> list[Missing]:
     for name in context.statements.doubtful_holds:
         what = f"{name} says that it is a legal hold, but cannot be counted: {context.statements.rejected.get(name, '')}"
         found.append(Missing(item["id"], what, "have it signed again, or cleared up by the one whose hold it is"))
-    for hold in signed.held([item["id"], *(data_set["id"] for data_set in data_sets)], context):
+    subjects = plan.held_by(item)
+    for name, unknown in signed.pointless(context):
+        what = f"the legal hold {name} speaks of {unknown}, which the plan does not have: nobody can say what is held"
+        found.append(Missing(item["id"], what, "have it signed for items of the plan and then this one lifted"))
+    for hold in signed.held(subjects, context):
         found.append(Missing(item["id"], f"legal hold {hold.name} by {hold.signer}", "have it lifted by a signed statement"))
-    for name in packages.vanished("hold", [item["id"], *(data_set["id"] for data_set in data_sets)], context, signed.lifted(context)):
+    for name in packages.vanished("hold", subjects, context, signed.lifted(context)):
         what = f"the legal hold {name}, which the ledger knows, is no longer among the statements"
         found.append(Missing(item["id"], what, "put it back, or have it lifted by a signed statement"))
     found += [Missing(item["id"], what, key_copies.MEND) for what in key_copies.lacks(item, context.statements, signed.insiders(context))]
@@ -191,6 +195,6 @@ def no_wipe(item: Item, context: Context) -> list[Missing]:
 
 def destroyed(item: Item, context: Context, vault: str) -> list[Missing]:
     """A package ends when its retention has, no hold stands, and a person other than the operator has signed for this very one."""
-    subjects = [item["id"], *(data_set["id"] for data_set in context.plan.of(*DATA_SETS, host=item["host"]))]
-    lacks = packages.obstacles(item, vault, context, signed.held(subjects, context), signed.lifted(context))
+    holds = signed.held(context.plan.held_by(item), context)
+    lacks = packages.obstacles(item, vault, context, holds, signed.lifted(context), signed.pointless(context))
     return [Missing(item["id"], what, mend) for what, mend in lacks]

@@ -140,17 +140,21 @@ def _faults(statement: Statement, entry: dict[str, Any], item: Item, vault: str,
     return wrong
 
 
-def obstacles(item: Item, vault: str, context: Context, holds: list[Statement], lifted: set[Any]) -> list[Lack]:
-    """Everything that keeps this package from being destroyed."""
+def obstacles(
+    item: Item, vault: str, context: Context, holds: list[Statement], lifted: set[Any], pointless: list[tuple[str, str]]
+) -> list[Lack]:
+    """Everything that keeps this package from being destroyed. holds, lifted, pointless: as people.signed tells them."""
     view, words, package = context.view, context.statements, item["host"]
     key = (item["id"], f"package@{vault}")
     seal = view.sealed.get(key)
     begun = seal is not None and view.doomed.get(key, -1) > seal.number
     if seal is None or (not begun and view.value(*key) not in ("sealed", "forgotten", "destroyed")):
         return [(f"the ledger knows no sealed package of it on {vault}", "only what was sealed on record is destroyed on record")]
-    subjects = [item["id"], *(data_set["id"] for data_set in context.plan.of(*DATA_SETS, host=package))]
     found = [(f"legal hold {hold.name} by {hold.signer}", "have it lifted by a signed statement") for hold in holds]
-    for name in vanished("hold", subjects, context, lifted):
+    for name, unknown in pointless:
+        what = f"the legal hold {name} speaks of {unknown}, which the plan does not have: nobody can say what is held"
+        found.append((what, "have it signed for items of the plan and then this one lifted"))
+    for name in vanished("hold", context.plan.held_by(item), context, lifted):
         found.append(
             (f"the legal hold {name}, which the ledger knows, is no longer among the statements", "put it back, or have it lifted")
         )

@@ -86,9 +86,9 @@ class Known:
         }  # fmt: skip
 
     def holds(self, package: str) -> list[str]:
-        """Names of the holds, not lifted, that speak of this package or of what is in it."""
+        """Names of the holds, not lifted, that speak of this package, of what is in it, or of what uses that."""
         lifted = {word.document.get("lifts") for word in self.words.of("hold")}
-        subjects = [f"host:{package}", *self.inside(package)]
+        subjects = self.subjects(package)
         return [
             word.name
             for word in self.words.of("hold")
@@ -97,16 +97,13 @@ class Known:
             and any(statements.covers(word.document, subject) for subject in subjects)
         ]
 
-    def inside(self, package: str) -> list[str]:
-        """Items of the package, as the ledger saw them proven there."""
-        return self.contents.get(package, [])
-
-    @property
-    def contents(self) -> dict[str, list[str]]:
+    def subjects(self, package: str) -> list[str]:
+        """What a hold on this package may name, as the plan has it; the host alone where there is no plan."""
+        host = f"host:{package}"
         if self.folder is None or not (self.folder / "plan.json").is_file():
-            return {}
+            return [host]
         current = plan.load(self.folder / "plan.json")
-        return {host["host"]: [item["id"] for item in current.of(*plan.DATA_SETS, host=host["host"])] for host in current.of("host")}
+        return current.held_by(current.items[host]) if host in current.items else [host]
 
     def record(self, told: dict[str, Any]) -> None:
         """Append it to the ledger, with what it must remember of holds and extensions."""

@@ -470,7 +470,8 @@ def test_a_waiver_waives_no_proof() -> None:
     assert wipe_lacks(book, waiver(gate="proof"))
 
 
-@pytest.mark.parametrize("items", [[PGDATA], [DB], ["*"]])
+# The medium, what lies on it, the host, and what uses it on another host.
+@pytest.mark.parametrize("items", [[PGDATA], [DB], ["*"], ["host:db1"], ["application:creme"], ["medium:uploads", "host:db1"]])
 def test_a_legal_hold_closes_the_wipe_until_it_is_lifted(items: list[str]) -> None:
     hold = said("hold", "carol", items=items)
     given = [authorised(PLAN, PGDATA), hold]
@@ -481,8 +482,20 @@ def test_a_legal_hold_closes_the_wipe_until_it_is_lifted(items: list[str]) -> No
     assert wipe_lacks(FORGOTTEN, [*given, lift]) == []
 
 
-def test_a_hold_of_something_else_does_not() -> None:
-    assert wipe_lacks(FORGOTTEN, [authorised(PLAN, PGDATA), said("hold", "carol", items=["medium:uploads"])]) == []
+@pytest.mark.parametrize("other", ["medium:uploads", "filestore:uploads", "host:app1", "application:old"])
+def test_a_hold_of_something_else_does_not(other: str) -> None:
+    assert wipe_lacks(FORGOTTEN, [authorised(PLAN, PGDATA), said("hold", "carol", items=[other])]) == []
+
+
+@pytest.mark.parametrize(
+    "items,named", [(["db1"], "db1"), (["database:Creme"], "database:Creme"), ([], "nothing"), (None, "None"), ("db1", "db1")]
+)
+def test_a_hold_of_what_the_plan_does_not_have_is_cleared_up_first(items: Any, named: str) -> None:
+    """A slip of the pen must not let go what somebody meant to hold."""
+    hold = said("hold", "carol", items=items)
+    given = [authorised(PLAN, PGDATA), hold]
+    assert f"the legal hold hold-carol.json speaks of {named}, which the plan does not have" in text(wipe_lacks(FORGOTTEN, given))
+    assert wipe_lacks(FORGOTTEN, [*given, said("hold", "carol", "lift", lifts=hold.sha256)]) == []
 
 
 def test_a_hold_whose_signature_does_not_hold_is_cleared_up_first() -> None:

@@ -124,6 +124,8 @@ def test_a_hold_on_the_host_or_anything_in_it_stops_the_end(items: list[str]) ->
     own = said("hold", "olga", "lift", lifts=hold.sha256)
     assert lacks(sealed(), word(), hold, own) == [f"legal hold {hold.name} by carol"]
     assert lacks(sealed(), word(), said("hold", "carol", items=["host:app1"])) == []
+    (vague,) = lacks(sealed(), word(), said("hold", "carol", items=["db1"]))
+    assert "speaks of db1, which the plan does not have" in vague
 
 
 def test_a_hold_that_is_taken_out_of_the_folder_still_holds() -> None:
