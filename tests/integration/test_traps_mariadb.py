@@ -32,6 +32,8 @@ TRAPS = {
     "account that is shown no routines": "test_an_account_that_is_shown_no_routines_is_refused",
     "default that asks a sequence": "test_a_default_that_asks_a_sequence",
     "event that is over": "test_an_event_that_is_over_is_named",
+    "event of a session with a named time zone": "test_an_event_with_a_named_time_zone",
+    "view that reads another database": "test_a_view_that_reads_another_database_names_it",
     "dates that no strict server takes": "test_impossible_dates_are_named",
     "view on a table that is gone": "test_a_broken_view_is_refused_by_name",
     "row larger than a packet": "test_a_row_larger_than_a_packet_is_refused",
@@ -437,6 +439,32 @@ def test_an_event_that_is_over_is_named(host: TrapHost) -> None:
     fresh(host, "events", "CREATE EVENT once ON SCHEDULE AT NOW() + INTERVAL 1 SECOND DO SELECT 1; DO SLEEP(1.2)")
     answer = host.prove("mariadb", host.dump("mariadb", "events"), "events")
     assert answer["verdict"] == "different" and told(answer["differences"]) == {"event once: missing in the copy"}
+
+
+def test_an_event_with_a_named_time_zone(host: TrapHost) -> None:
+    """A new server knows no named zone (error 1298); the vault's own files tell it, and where they do not, the answer names the zone."""
+    zone = "/usr/share/zoneinfo/Europe/Berlin"
+    host.shell(f"mariadb-tzinfo-to-sql {zone} Europe/Berlin | mariadb --no-defaults -S /run/mysqld/mysqld.sock mysql")
+    fresh(host, "zoned", "CREATE TABLE t (a int); SET time_zone = 'Europe/Berlin'; CREATE EVENT e ON SCHEDULE EVERY 1 DAY STARTS '2030-07-01 08:00:00' DO SELECT 1")  # fmt: skip
+    result = host.dump("mariadb", "zoned")
+    answer = host.prove("mariadb", result, "zoned")
+    assert answer["verdict"] == "equal", answer
+    host.shell(f"mv {zone} {zone}.away")
+    try:
+        answer = host.prove("mariadb", result, "zoned")
+    finally:
+        host.shell(f"mv {zone}.away {zone}")
+    assert (
+        answer["verdict"] == "unknown" and "time zone: 'Europe/Berlin'; the server has the time zone Europe/Berlin from" in answer["error"]
+    ), answer
+
+
+def test_a_view_that_reads_another_database_names_it(host: TrapHost) -> None:
+    fresh(host, "reading", "CREATE VIEW v AS SELECT a FROM neighbour.t")
+    answer = host.prove("mariadb", host.dump("mariadb", "reading"), "reading")
+    assert answer["verdict"] == "unknown" and "Table 'neighbour.t' doesn't exist; it reads the database neighbour" in answer["error"], (
+        answer
+    )
 
 
 def test_impossible_dates_are_named(host: TrapHost) -> None:

@@ -226,6 +226,8 @@ class Feed(object):
         self.scratch, self.choose, self.what = scratch, choose, what
         self.child = None  # type: Optional[subprocess.Popen]
         self.errors = os.path.join(scratch.path, "errors-%s" % re.sub(r"[^a-z]", "-", what))
+        # What to do about a complaint, after it.
+        self.advice = lambda _said: ""  # type: Callable[[str], str]
 
     def __call__(self, block):
         # type: (bytes) -> None
@@ -261,6 +263,7 @@ class Feed(object):
         if self.child.wait() != 0:
             with open(self.errors, "rb") as stream:
                 said = safe_errors(stream.read().decode("utf-8", "replace"))
+            said += self.advice(said)
             raise VaultError("%s ended with exit code %d: %s" % (self.what, self.child.returncode, said), verdict="unknown")
 
     def abandon(self):
