@@ -63,9 +63,10 @@ def own_code(record):
     context = [number for number, line in enumerate(record) if line.startswith("CONTEXT:")]
     # The innermost comes first; only a traceback stands before it.
     where = "\n".join(record[context[0] :]) if context else ""
-    first = re.search(r"^(?:CONTEXT:  )?((?:PL/|SQL |COPY )[^\n]*)", where, re.MULTILINE)
+    first = re.search(r"^(?:CONTEXT:  )?([^\n\"]*\bPL/[^\n]*|(?:SQL|COPY) [^\n]*)", where, re.MULTILINE)
     place = first.group(1) if first else ""
-    if re.search(r"\b(RAISE|ASSERT)\b", place) or (place.startswith("PL/") and not place.startswith("PL/pgSQL")):
+    language = place.split('"')[0]
+    if "PL/" in language and (re.search(r"\b(RAISE|ASSERT)\b", place) or "PL/pgSQL" not in language):
         return place
     return "" if state and state[:2] not in POSTGRESQL_CLASSES else None
 

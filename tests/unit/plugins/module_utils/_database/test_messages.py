@@ -26,6 +26,7 @@ def test_complaints_are_shown_without_data():
         "ERROR:  23503: cannot index Zoe\nCONTEXT:  PL/pgSQL function public.refuse(text) line 2 at RAISE\nLOCATION:  exec_stmt_raise, pl_exec.c:3911\n",
         "FEHLER:  P0001: Zoe fehlt\nCONTEXT:  PL/pgSQL-Funktion public.refuse(text) Zeile 2 bei RAISE\n",
         'ERROR:  38000: error of zoe\nCONTEXT:  Traceback (most recent call last):\n  PL/Python function "refuse", line 2\nPL/Python function "refuse"\n',
+        "ERREUR:  23503: Zoe\nCONTEXT:  fonction PL/pgSQL public.refuse(text), ligne 2 à RAISE\n",
         "ERROR:  C0123: cannot take Zoe\n",
         "ERROR 1644 (45000) at line 3: cannot take zoe@example.org\nerror: zoe\n",
     ],
@@ -45,6 +46,10 @@ def test_texts_of_the_databases_own_code_are_left_out(text):
         ),
         ('ERROR:  22P02: "Zoe" is no such thing\n', "22P02: ..."),
         ('pg_restore: error: could not execute query: ERROR:  syntax error in tsquery: "zoe"\n', "ERROR:  syntax error in ..."),
+        (
+            'ERROR:  42P01: relation "other" does not exist\nCONTEXT:  SQL statement "SELECT \'RAISE Zoe\'"\n',
+            'ERROR:  42P01: relation "other" does not exist',
+        ),
         ("WARNING:  01000: error of Zoe\n", NOTHING),
         ('psql: error: connection to server failed: FATAL:  database "x" does not exist\n', 'FATAL:  database "x" does not exist'),
         ("ERROR 1298 (HY000) at line 120: Unknown or incorrect time zone: 'Europe/Berlin'\n", "time zone: 'Europe/Berlin'"),
