@@ -32,10 +32,14 @@ TRAPS = {
     "account that is shown no routines": "test_an_account_that_is_shown_no_routines_is_refused",
     "default that asks a sequence": "test_a_default_that_asks_a_sequence",
     "event that is over": "test_an_event_that_is_over_is_named",
+    "event of a session with a named time zone": "test_an_event_with_a_named_time_zone",
+    "view that reads another database": "test_a_view_that_reads_another_database_names_it",
     "dates that no strict server takes": "test_impossible_dates_are_named",
     "view on a table that is gone": "test_a_broken_view_is_refused_by_name",
     "row larger than a packet": "test_a_row_larger_than_a_packet_is_refused",
     "account of a plugin that the vault lacks": "test_an_account_of_a_plugin_that_the_vault_lacks",
+    "grants to everybody": "test_what_everybody_may_comes_with_the_copy",
+    "other servers, proxies and functions out of libraries": "test_what_belongs_to_the_server_is_kept_or_named",
     "table in memory, larger than a new server allows": "test_a_table_in_memory_that_is_larger_than_a_new_server_allows",
     "history by transaction": "test_history_by_transaction_is_never_called_equal",
     "data of federated tables": "test_data_elsewhere_is_named",
@@ -439,6 +443,32 @@ def test_an_event_that_is_over_is_named(host: TrapHost) -> None:
     assert answer["verdict"] == "different" and told(answer["differences"]) == {"event once: missing in the copy"}
 
 
+def test_an_event_with_a_named_time_zone(host: TrapHost) -> None:
+    """A new server knows no named zone (error 1298); the vault's own files tell it, and where they do not, the answer names the zone."""
+    zone = "/usr/share/zoneinfo/Europe/Berlin"
+    host.shell(f"mariadb-tzinfo-to-sql {zone} Europe/Berlin | mariadb --no-defaults -S /run/mysqld/mysqld.sock mysql")
+    fresh(host, "zoned", "CREATE TABLE t (a int); SET time_zone = 'Europe/Berlin'; CREATE EVENT e ON SCHEDULE EVERY 1 DAY STARTS '2030-07-01 08:00:00' DO SELECT 1")  # fmt: skip
+    result = host.dump("mariadb", "zoned")
+    answer = host.prove("mariadb", result, "zoned")
+    assert answer["verdict"] == "equal", answer
+    host.shell(f"mv {zone} {zone}.away")
+    try:
+        answer = host.prove("mariadb", result, "zoned")
+    finally:
+        host.shell(f"mv {zone}.away {zone}")
+    assert (
+        answer["verdict"] == "unknown" and "time zone: 'Europe/Berlin'; the server has the time zone Europe/Berlin from" in answer["error"]
+    ), answer
+
+
+def test_a_view_that_reads_another_database_names_it(host: TrapHost) -> None:
+    fresh(host, "reading", "CREATE VIEW v AS SELECT a FROM neighbour.t")
+    answer = host.prove("mariadb", host.dump("mariadb", "reading"), "reading")
+    assert answer["verdict"] == "unknown" and "Table 'neighbour.t' doesn't exist; it reads the database neighbour" in answer["error"], (
+        answer
+    )
+
+
 def test_impossible_dates_are_named(host: TrapHost) -> None:
     """30 February can be stored, but mariadb-dump's own SQL mode turns it into zeros on the way back."""
     fresh(host, "dates", "SET sql_mode = 'ALLOW_INVALID_DATES'; CREATE TABLE t (d date); INSERT INTO t VALUES ('2020-02-30')")
@@ -471,6 +501,53 @@ def test_an_account_of_a_plugin_that_the_vault_lacks(host: TrapHost) -> None:
         host.shell(f"[ ! -e {plugin}.away ] || mv {plugin}.away {plugin}")
         maria(host, "DROP USER modern@localhost; UNINSTALL SONAME 'auth_ed25519'")
     assert answer["verdict"] == "unknown" and "ed25519" in answer["error"]
+
+
+PUBLIC = "SELECT ON public_db.* {0} PUBLIC", "UPDATE ON public_db.t {0} PUBLIC", "SHOW DATABASES ON *.* {0} PUBLIC", "everyone {0} PUBLIC"
+
+
+def test_what_everybody_may_comes_with_the_copy(host: TrapHost) -> None:
+    """mariadb-dump leaves it out; and a row of nothing stays when it is revoked."""
+    fresh(host, "public_db", "CREATE TABLE t (a int); CREATE ROLE everyone;" + "; ".join("GRANT " + one.format("TO") for one in PUBLIC))
+    try:
+        result = host.dump("mariadb", "public_db")
+        with host.holder("mariadb", result, "public", True) as holder:
+            assert holder.answer() == {"restored": True}
+            assert told(holder.changed()) == set()
+            # Each of them is compared.
+            for one in PUBLIC[:3]:
+                before = holder.changed()
+                assert len(holder.changed("REVOKE " + one.format("FROM"))) > len(before), one
+            found = told(holder.changed("DELETE FROM mysql.roles_mapping WHERE User = 'PUBLIC'"))
+            assert "membership 'PUBLIC'@'' in everyone: missing in the copy" in found, found
+    finally:
+        maria(host, "; ".join("REVOKE " + one.format("FROM") for one in PUBLIC) + "; DROP ROLE everyone")
+    assert maria(host, "SELECT COUNT(*) FROM mysql.global_priv WHERE User = 'PUBLIC'").strip() == "1"
+    answer = host.prove("mariadb", host.dump("mariadb", "public_db"), "public")
+    assert answer["verdict"] == "equal", answer
+
+
+def test_what_belongs_to_the_server_is_kept_or_named(host: TrapHost) -> None:
+    """Tables may be read by way of a server; its password is in the accounts' artefact alone."""
+    maria(host, "CREATE SERVER archive FOREIGN DATA WRAPPER mysql OPTIONS (HOST '192.0.2.1', USER 'u', PASSWORD 'told to none');"
+          "CREATE USER deputy@localhost; GRANT PROXY ON clerk@localhost TO deputy@localhost")  # fmt: skip
+    library = "INSERT INTO mysql.func VALUES ('sys_eval', 0, 'lib_mysqludf_sys.so', 'function')"
+    try:
+        result = host.dump("mariadb", fresh(host, "linked", "CREATE TABLE t (a int)"))
+        with host.holder("mariadb", result, "linked", True) as holder:
+            assert holder.answer() == {"restored": True}
+            assert told(holder.changed()) == set()
+            assert told(holder.changed("DROP SERVER archive", "REVOKE PROXY ON clerk@localhost FROM deputy@localhost")) == {
+                "server archive: missing in the copy",
+                "proxy 'deputy'@'localhost' for 'clerk'@'localhost': missing in the copy",
+            }
+        known = {one["role"]: host.shell(f"zstd -qdc {one['path']}") for one in result["artefacts"]}
+        assert [role for role, text in known.items() if "told to none" in text] == ["users"] and "told to none" not in json.dumps(result)
+        maria(host, library)
+        answer = host.prove("mariadb", host.dump("mariadb", "linked"), "linked")
+        assert told(answer["differences"]) == {"loadable function sys_eval: missing in the copy"}, answer
+    finally:
+        maria(host, "DROP SERVER archive; DROP USER deputy@localhost; DELETE FROM mysql.func")
 
 
 def test_a_table_in_memory_that_is_larger_than_a_new_server_allows(host: TrapHost) -> None:

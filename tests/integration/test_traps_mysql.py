@@ -42,6 +42,8 @@ TRAPS = {
     "primary keys hidden on the whole server": "test_hidden_primary_keys_come_with_the_copy",
     "rights taken back in part": "test_rights_that_are_taken_back_in_part",
     "event that is over": "test_an_event_that_is_over_is_named",
+    "event of a session with a named time zone": "test_an_event_with_a_named_time_zone",
+    "other servers": "test_what_belongs_to_the_server_is_kept",
     "dates that no strict server takes": "test_impossible_dates_are_named",
     "view on a table that is gone": "test_a_broken_view_is_refused_by_name",
     "row larger than a packet": "test_a_row_larger_than_a_packet_is_refused",
@@ -360,6 +362,27 @@ def test_an_event_that_is_over_is_named(host: MysqlHost) -> None:
     """The server drops such an event while it is restored, with a warning only."""
     answer = host.proven("events", "CREATE EVENT once ON SCHEDULE AT NOW() + INTERVAL 1 SECOND DO SELECT 1; DO SLEEP(1.2)")
     assert answer["verdict"] == "different" and told(answer["differences"]) == {"event once: missing in the copy"}
+
+
+def test_an_event_with_a_named_time_zone(host: MysqlHost) -> None:
+    host.shell(f"mysql_tzinfo_to_sql /usr/share/zoneinfo/Europe/Berlin Europe/Berlin | mysql --no-defaults -S {SOCKET} mysql")
+    answer = host.proven(
+        "zoned", "SET time_zone = 'Europe/Berlin'; CREATE EVENT e ON SCHEDULE EVERY 1 DAY STARTS '2030-07-01 08:00:00' DO SELECT 1"
+    )
+    assert answer["verdict"] == "equal", answer
+
+
+def test_what_belongs_to_the_server_is_kept(host: MysqlHost) -> None:
+    host.sql("CREATE SERVER archive FOREIGN DATA WRAPPER mysql OPTIONS (HOST '192.0.2.1', USER 'u', PASSWORD 'told to none')")
+    try:
+        result = host.dump("mysql", host.fresh("linked", "CREATE TABLE t (a int)"))
+        with host.holder("mysql", result, "linked", True) as holder:
+            assert holder.answer() == {"restored": True}
+            assert told(holder.changed()) == set()
+            assert told(holder.changed("DROP SERVER archive")) == {"server archive: missing in the copy"}
+    finally:
+        host.sql("DROP SERVER archive")
+    assert "told to none" not in json.dumps(result)
 
 
 def test_impossible_dates_are_named(host: MysqlHost) -> None:

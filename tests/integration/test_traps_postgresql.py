@@ -508,6 +508,42 @@ def test_an_extension_that_the_vault_lacks(host: TrapHost) -> None:
     assert answer["verdict"] == "unknown" and 'extension "ours"' in answer["error"]
 
 
+ASKED = f"""
+import sys
+sys.path.insert(0, {LIBRARY!r})
+from ansible_collections.sunset.crm.plugins.module_utils._database import sqlclient as database_sqlclient
+with database_sqlclient.PostgresqlSession("raises") as session:
+    try:
+        session.lines("SELECT refuse(mail) FROM customer")
+    except database_sqlclient.SqlError as error:
+        print(error)
+"""
+
+
+@pytest.mark.parametrize("place", ["index", "accounts"])
+def test_what_the_databases_own_code_says_is_in_no_answer(host: TrapHost, dumped: dict[str, Any], place: str) -> None:
+    """A text of RAISE quotes whatever row it was about, and an answer goes into the ledger."""
+    said = "RAISE EXCEPTION 'cannot index customer %: denied', m"
+    if place == "index":
+        made = f"SET my.quiet = 'yes'; CREATE FUNCTION refuse(m text) RETURNS text IMMUTABLE LANGUAGE plpgsql AS $$ BEGIN IF current_setting('my.quiet', true) IS NULL THEN {said}; END IF; RETURN m; END $$;"  # fmt: skip
+        rows = "CREATE TABLE customer (mail text); INSERT INTO customer VALUES ('erika.mustermann@example.org'); CREATE INDEX i ON customer (refuse(mail))"
+        result = host.dump("postgresql", fresh(host, "raises", made + rows))
+        told_there = host.run("runuser", "-u", "postgres", "--", "python3", "-c", ASKED)
+        assert "refuse(text) line 1 at RAISE" in told_there and "P0001" in told_there and "erika" not in told_there
+    else:
+        (one,) = [one for one in dumped["artefacts"] if one["role"] == "globals"]
+        host.write("/tmp/plain", f"DO $$ DECLARE m text := 'erika.mustermann@example.org'; BEGIN {said}; END $$;\n")
+        host.shell("zstd -qf /tmp/plain -o /srv/raises.zst")
+        bad = {**one, "path": "/srv/raises.zst", "plain_sha256": host.shell("sha256sum </tmp/plain")[:64]}
+        result = {**dumped, "artefacts": [bad if other is one else other for other in dumped["artefacts"]]}
+    answer = host.prove("postgresql", result, "raises")
+    assert answer["verdict"] == "unknown" and "erika" not in json.dumps(answer), answer
+    where = {"index": "function public.refuse(text) line 1 at RAISE", "accounts": "P0001: (a text of the database's own code is left out"}[
+        place
+    ]
+    assert where in answer["error"], answer
+
+
 def test_a_table_in_a_system_schema_is_named(host: TrapHost) -> None:
     result = host.dump("postgresql", fresh(host, "hidden", "CREATE TABLE information_schema.mine AS SELECT 1 AS a"))
     answer = host.prove("postgresql", result, "hidden")

@@ -17,6 +17,8 @@ import subprocess
 import tempfile
 from typing import Any, List, Sequence  # noqa: F401
 
+from ansible_collections.sunset.crm.plugins.module_utils._database.messages import safe_errors
+
 # Servers that speak MySQL's protocol and are asked by its clients.
 MY_ENGINES = ("mariadb", "mysql")
 
@@ -147,10 +149,8 @@ class _Session(object):
     def _refuse(self, sql):
         code = self._process.wait()
         self._errors.seek(0)
-        said = self._errors.read().decode("utf-8", "replace").strip()[-800:]
-        raise SqlError(
-            "the database client ended with code {0}: {1} (statement: {2})".format(code, said or "no message", " ".join(sql.split())[:200])
-        )
+        said = safe_errors(self._errors.read().decode("utf-8", "replace"))
+        raise SqlError("the database client ended with code {0}: {1} (statement: {2})".format(code, said, " ".join(sql.split())[:200]))
 
     def close(self):
         with contextlib.suppress(OSError):
@@ -177,7 +177,8 @@ class PostgresqlSession(_Session):
 
     def __init__(self, database, port=None, socket=None, run_as="postgres", user="postgres", psql="psql", connection=None):
         self.target = connection or postgresql_target(database, port, socket, user)
-        argv = as_user(run_as) + [psql, "-X", "-q", "-A", "-t", "-w", "-v", "ON_ERROR_STOP=1", "-d", self.target]
+        argv = as_user(run_as) + [psql, "-X", "-q", "-A", "-t", "-w", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=verbose"]
+        argv += ["-d", self.target]
         super(PostgresqlSession, self).__init__(argv)
 
     def _marker_statement(self, marker):

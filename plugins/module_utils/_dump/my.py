@@ -230,3 +230,35 @@ def dump_chunks(arguments, database, passes, tables, plain=(), known=None, engin
         if tables and number == rows_after:
             for chunk in own_rows(arguments, database, tables, engine, **frame):
                 yield chunk
+
+
+_ROLE_TO_PUBLIC = re.compile(r"^GRANT `(?:[^`]|``)*` TO PUBLIC")
+_TO_PUBLIC = re.compile(r"^GRANT .* ON .* TO PUBLIC( WITH GRANT OPTION)?$", re.DOTALL)
+
+
+def public_statements(shown, roles):
+    """What everybody may (MariaDB 10.11), which mariadb-dump leaves out. Pure.
+
+    shown: SHOW GRANTS FOR PUBLIC, which tells what its roles may as well. roles: their names; who puts the accounts back may grant none of them.
+    """
+    granted = [one + ";" for one in shown if _TO_PUBLIC.match(one) and not _ROLE_TO_PUBLIC.match(one)]
+    mapped = [
+        "INSERT IGNORE INTO mysql.roles_mapping (Host, User, Role, Admin_option) VALUES ('', 'PUBLIC', {0}, 'N');".format(
+            database_sqlclient.my_literal(role)
+        )
+        for role in roles
+    ]
+    head = ["GRANT USAGE ON *.* TO PUBLIC;"] if granted or mapped else []
+    return head + granted + mapped + (["FLUSH PRIVILEGES;"] if mapped else [])
+
+
+def public_chunks(session):
+    """The same of a server, to stand after its accounts."""
+    there = session.rows(["COUNT(*)"], "FROM information_schema.TABLES WHERE TABLE_SCHEMA = 'mysql' AND TABLE_NAME = 'global_priv'")[0][0]
+    rest = "FROM mysql.global_priv WHERE User = '{0}' AND Host = '{1}'".format(*fingerprint_my.PUBLIC)
+    if there == "0" or session.rows(["COUNT(*)"], rest)[0][0] == "0":
+        return
+    shown = [row[0] for row in session.shown("SHOW GRANTS FOR PUBLIC")]
+    roles = [row[0] for row in session.rows(["Role"], "FROM mysql.roles_mapping WHERE User = 'PUBLIC' AND Host = ''")]
+    for line in public_statements(shown, roles):
+        yield (line + "\n").encode("utf-8", "surrogateescape")

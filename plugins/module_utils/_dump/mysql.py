@@ -121,6 +121,17 @@ def second_password(user, host, digits):
     )
 
 
+_SERVER = ("Server_name", "Host", "Db", "Username", "Password", "Port", "Socket", "Wrapper", "Owner")
+
+
+def server_statements(rows):
+    # type: (List[List[str]]) -> List[str]
+    """CREATE SERVER for each: no statement shows one, and the table is what the server reads. Pure."""
+    head = "INSERT IGNORE INTO mysql.servers ({0}) VALUES ".format(", ".join(_SERVER))
+    made = [head + "({0});".format(", ".join(database_sqlclient.my_literal(cell) for cell in row)) for row in rows]
+    return made + (["FLUSH PRIVILEGES;"] if made else [])
+
+
 def account_chunks(session):
     # type: (Any) -> Iterator[bytes]
     """Accounts and roles, their grants, their default roles: a grant of a role needs the role, and so does a default role."""
@@ -141,6 +152,7 @@ def account_chunks(session):
     )
     if kept:
         lines += [second_password(*one) for one in kept] + ["FLUSH PRIVILEGES;"]
+    lines += server_statements(session.rows(list(_SERVER), "FROM mysql.servers"))
     for line in lines:
         if "\n" in line or "\r" in line:
             raise copy_stream.StreamError("an account's name or attribute holds a line end; rename it, then run the same command again")

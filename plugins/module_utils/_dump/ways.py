@@ -38,7 +38,11 @@ class MariadbWay(object):
 
     def accounts(self, open_session):
         """open_session: () -> a session with the server, as a context."""
-        return account_chunks(self.arguments)
+        for chunk in account_chunks(self.arguments):
+            yield chunk
+        with open_session() as session:
+            for chunk in dump_my.public_chunks(session):
+                yield chunk
 
     features = staticmethod(dump_my.features)
     endings = (".sql", ".users.sql")
@@ -76,7 +80,7 @@ class MysqlWay(MariadbWay):
 def account_chunks(arguments):
     # Account names are utf8 with three bytes. With utf8mb4 the dumper's own query fails where the server was installed with
     # another collation than utf8mb4_general_ci (error 1267, illegal mix of collations; seen with 10.11).
-    argv = [dump_my.dumper()] + arguments + ["--default-character-set=utf8", "--system=users", "--insert-ignore"]
+    argv = [dump_my.dumper()] + arguments + ["--default-character-set=utf8", "--system=users,servers", "--insert-ignore"]
     return copy_stream.ending_with(copy_stream.process_chunks(argv), dump_my.END, "the dump of the accounts")
 
 

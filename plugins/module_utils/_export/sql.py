@@ -15,13 +15,14 @@ import tempfile
 from typing import Any, Dict, Iterable, Iterator, List, Optional, Sequence, Tuple  # noqa: F401
 
 from ansible_collections.sunset.crm.plugins.module_utils._database import sqlclient as database_sqlclient
+from ansible_collections.sunset.crm.plugins.module_utils._database.messages import safe_errors
 from ansible_collections.sunset.crm.plugins.module_utils._export import form as export_form
 from ansible_collections.sunset.crm.plugins.module_utils._fingerprint import (
     engines as fingerprint_engines,
     my as fingerprint_my,
     pg as fingerprint_pg,
 )
-from ansible_collections.sunset.crm.plugins.module_utils._proof.scratch import dies_with_us, safe_errors
+from ansible_collections.sunset.crm.plugins.module_utils._proof.scratch import dies_with_us
 from ansible_collections.sunset.crm.plugins.module_utils._vault.pipe import BLOCK
 from ansible_collections.sunset.crm.plugins.module_utils._vault.state import VaultError
 

@@ -362,11 +362,43 @@ def _accounts(session):
     there = {row[0] for row in session.rows(["TABLE_NAME"], "FROM information_schema.TABLES WHERE TABLE_SCHEMA = 'mysql'")}
     if "global_priv" in there:  # MariaDB 10.4; roles are in no view of the information schema
         for user, host, told in session.rows(["User", "Host", "Priv"], "FROM mysql.global_priv"):
-            accounts.setdefault(_grantee(user, host), [[]]).append(account_facts(json.loads(told)))
+            facts = public_facts(json.loads(told)) if (user, host) == PUBLIC else account_facts(json.loads(told))
+            if facts:
+                accounts.setdefault(_grantee(user, host), [[]]).append(facts)
     if "roles_mapping" in there:
         for user, host, role, admin in session.rows(["User", "Host", "Role", "Admin_option"], "FROM mysql.roles_mapping"):
             members["{0} in {1}".format(_grantee(user, host), role)] = admin
-    return {"account": {name: _digest(facts) for name, facts in accounts.items()}, "membership": members}
+    found = {"account": {name: _digest(facts) for name, facts in accounts.items()}, "membership": members}
+    if "proxies_priv" in there:
+        # Of those for anybody a new server has its own, for accounts that it makes itself.
+        rows = session.rows(
+            ["User", "Host", "Proxied_user", "Proxied_host", "With_grant"], "FROM mysql.proxies_priv WHERE Proxied_user <> ''"
+        )
+        found.update(some("proxy", {"{0} for {1}".format(_grantee(*row[:2]), _grantee(row[2], row[3] or "%")): row[4] for row in rows}))
+    return dict(found, **server_objects(session))
+
+
+def some(kind, objects):
+    # type: (str, Dict[str, str]) -> Dict[str, Dict[str, str]]
+    """A kind that most servers have nothing of is left out there, so that their fingerprints stay what they were."""
+    return {kind: objects} if objects else {}
+
+
+def server_objects(session):
+    """What belongs to the server and is no account: how to reach other servers (CREATE SERVER), and functions out of libraries."""
+    facts = ["Host", "Db", "Username", "Port", "Socket", "Wrapper", "Owner", "Password <> ''"]
+    servers = {row[0]: _digest(row[1:]) for row in session.rows(["Server_name"] + facts, "FROM mysql.servers")}
+    functions = {row[0]: _digest(row[1:]) for row in session.rows(["name", "ret", "dl", "type"], "FROM mysql.func")}
+    return dict(some("server", servers), **some("loadable function", functions))
+
+
+# Everybody, since MariaDB 10.11: a row among the accounts, which stays when all that was granted is revoked.
+PUBLIC = ("PUBLIC", "")
+
+
+def public_facts(told):
+    """What everybody may on the whole server, which is in no view of the information schema; None for nothing."""
+    return ["public", told["access"]] if told.get("access") else None
 
 
 def account_facts(told):

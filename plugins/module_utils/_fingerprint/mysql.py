@@ -130,4 +130,4 @@ def accounts(session):
         )
     }
     told = {name: digest([part if number == 0 else sorted(part) for number, part in enumerate(one)])[:32] for name, one in facts.items()}
-    return {"account": told, "membership": members}
+    return dict({"account": told, "membership": members}, **fingerprint_my.server_objects(session))

@@ -11,7 +11,7 @@ import os
 import re
 import signal
 import subprocess
-from typing import Any, Callable, Dict, List, Optional, Tuple  # noqa: F401
+from typing import Any, Callable, Dict, Iterable, List, Optional, Set, Tuple  # noqa: F401
 
 from ansible_collections.sunset.crm.plugins.module_utils._proof.scratch import Feed, Scratch, stop_server  # noqa: F401
 from ansible_collections.sunset.crm.plugins.module_utils._vault.state import VaultError
@@ -92,11 +92,54 @@ def split_users(text):
     return b"".join(now), later
 
 
+# An event keeps the time zone of the session that made it. A new server knows no named one; who makes the event must name it again.
+ZONE = re.compile(rb"SET time_zone\s*=\s*'([A-Za-z0-9_+-]+(?:/[A-Za-z0-9_+-]+)*)'")
+ZONE_MARK = b"SET time_zone"
+ZONE_BYTES = 200
+ZONEINFO = "/usr/share/zoneinfo"
+
+
+def advice(said, database):
+    # type: (str, str) -> str
+    """What to do about a restore of that database which ended so, as the end of the sentence. Pure."""
+    zone = re.search(r"ERROR 1298 .* time zone: '([^']+)'", said)
+    if zone:
+        return "; the server has the time zone %s from the vault's %s: install tzdata and the server's own tzinfo tool on the vault" % (
+            zone.group(1),
+            ZONEINFO,
+        )
+    table = re.search(r"ERROR 1146 .*Table '([^']+?)\.[^']+' doesn't exist", said)
+    if table and table.group(1) != database:
+        return (
+            "; it reads the database %s, and the copy of one database holds no other: drop or rewrite at the source what reads it, then make the "
+            "dump again" % table.group(1)
+        )
+    return ""
+
+
+class ZonedFeed(Feed):
+    """A feed that has each time zone made known to the server before the server reads its name."""
+
+    def __init__(self, scratch, choose, what, learn):
+        # type: (Scratch, Callable[[bytes], List[str]], str, Callable[[str], None]) -> None
+        super(ZonedFeed, self).__init__(scratch, choose, what)
+        self.learn, self.tail = learn, b""
+
+    def __call__(self, block):
+        # type: (bytes) -> None
+        text = self.tail + block
+        if ZONE_MARK in text:
+            for name in sorted(set(ZONE.findall(text))):
+                self.learn(name.decode("ascii"))
+        self.tail = text[-ZONE_BYTES:]
+        super(ZonedFeed, self).__call__(block)
+
+
 PLACES = ("/usr/sbin", "/usr/bin", "/usr/libexec", "/usr/local/sbin", "/usr/local/bin")
 
 
 def find(names, paths=PLACES):
-    # type: (List[str], Any) -> str
+    # type: (Iterable[str], Any) -> str
     for name in names:
         for path in paths:
             if os.access(os.path.join(path, name), os.X_OK):
@@ -137,6 +180,8 @@ class Mariadb(object):
     passes_globals = ("users", "globals")
     settings = SETTINGS + FILES
     own_account = OWN_ACCOUNT
+    places = PLACES  # type: Tuple[str, ...]
+    zone_tools = ("mariadb-tzinfo-to-sql", "mysql_tzinfo_to_sql")  # type: Tuple[str, ...]
 
     def __init__(self, scratch, source):
         # type: (Scratch, Dict[str, Any]) -> None
@@ -144,6 +189,8 @@ class Mariadb(object):
         self.find_programs(str(source.get("version") or ""))
         self.not_restored = []  # type: List[str]
         self.later = []  # type: List[Tuple[str, bytes]]
+        self.zones = set()  # type: Set[str]
+        self.database = str(source.get("database") or "")
 
     def find_programs(self, source):
         # type: (str) -> None
@@ -208,7 +255,19 @@ class Mariadb(object):
 
     def feed(self):
         # type: () -> Feed
-        return Feed(self.scratch, lambda _first: self.argv(ACCOUNT), "the restore")
+        feed = ZonedFeed(self.scratch, lambda _first: self.argv(ACCOUNT), "the restore", self.learn_zone)
+        feed.advice = lambda said: advice(said, self.database)
+        return feed
+
+    def learn_zone(self, name):
+        # type: (str) -> None
+        """Make one named time zone known to the server. Where that cannot be done, the server says so when the zone is needed."""
+        path = os.path.join(ZONEINFO, name)
+        if name in self.zones or not os.path.isfile(path):
+            return
+        self.zones.add(name)
+        with contextlib.suppress(VaultError):
+            self.scratch.run(self.argv(ACCOUNT) + ["mysql"], self.scratch.run([find(self.zone_tools, self.places), path, name]))
 
     def session_arguments(self, database):
         # type: (str) -> Dict[str, Any]

@@ -101,6 +101,7 @@ class Mysql(proof_mariadb.Mariadb):
     engine = "mysql"
     settings = SETTINGS
     own_account = OWN_ACCOUNT
+    zone_tools = ("mysql_tzinfo_to_sql",)
 
     def find_programs(self, source):
         # type: (str) -> None
@@ -108,6 +109,7 @@ class Mysql(proof_mariadb.Mariadb):
         check_version(source, version)
         beside = os.path.dirname(self.daemon)
         self.client, _version = find("mysql", (beside,) + PLACES)
+        self.places = (beside,) + PLACES
 
     def create(self, data, temporary):
         # type: (str, str) -> None

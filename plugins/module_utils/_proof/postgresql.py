@@ -159,7 +159,7 @@ class Postgresql(object):
     def psql(self, database):
         # type: (str) -> List[str]
         where = ["-h", self.socket, "-p", str(PORT), "-U", ROLE, "-d", "dbname=" + database + PINNED]
-        return [self.tool("psql"), "-X", "-q", "-w", "-v", "ON_ERROR_STOP=1"] + where
+        return [self.tool("psql"), "-X", "-q", "-w", "-v", "ON_ERROR_STOP=1", "-v", "VERBOSITY=verbose"] + where
 
     def __enter__(self):
         # type: () -> Postgresql

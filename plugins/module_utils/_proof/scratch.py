@@ -17,6 +17,7 @@ import subprocess
 import time
 from typing import Any, Callable, Dict, List, Optional  # noqa: F401
 
+from ansible_collections.sunset.crm.plugins.module_utils._database.messages import safe_errors
 from ansible_collections.sunset.crm.plugins.module_utils._proof import alone as proof_alone
 from ansible_collections.sunset.crm.plugins.module_utils._vault.state import VaultError, require_memory, require_space
 from ansible_collections.sunset.crm.plugins.module_utils._vault.stream import clean_environment
@@ -24,21 +25,6 @@ from ansible_collections.sunset.crm.plugins.module_utils._vault.stream import cl
 PR_SET_PDEATHSIG = 1
 # As long as a job may take; a restore in one stream has no limit of its own either.
 TIMEOUT = 7 * 86400
-# Messages of a restore that quote what a customer wrote are cut before the quoted part.
-QUOTES_DATA = re.compile(r"(invalid (input|byte)|value|Duplicate entry|Incorrect|Data too long|out of range).*$", re.IGNORECASE)
-STRUCTURE = re.compile(r"error|fatal|panic|could not|cannot|denied|missing|unknown|restricted", re.IGNORECASE)
-
-
-def safe_errors(text, lines=4):
-    # type: (str, int) -> str
-    """The last lines of a tool's complaint that name what is wrong, without the data it was about."""
-    kept = []
-    for line in text.splitlines():
-        if not STRUCTURE.search(line) or re.match(r"\s*(DETAIL|CONTEXT|STATEMENT|COPY|LINE|HINT)\b", line):
-            continue
-        cut = QUOTES_DATA.sub(lambda match: match.group(1) + " ...", line)
-        kept.append(re.sub(r"'[^']*[^A-Za-z0-9_.@`/-][^']*'", "'...'", cut)[:300])
-    return " | ".join(kept[-lines:]) or "no message that can be shown"
 
 
 def dies_with_us(signum):
@@ -240,6 +226,8 @@ class Feed(object):
         self.scratch, self.choose, self.what = scratch, choose, what
         self.child = None  # type: Optional[subprocess.Popen]
         self.errors = os.path.join(scratch.path, "errors-%s" % re.sub(r"[^a-z]", "-", what))
+        # What to do about a complaint, after it.
+        self.advice = lambda _said: ""  # type: Callable[[str], str]
 
     def __call__(self, block):
         # type: (bytes) -> None
@@ -275,6 +263,7 @@ class Feed(object):
         if self.child.wait() != 0:
             with open(self.errors, "rb") as stream:
                 said = safe_errors(stream.read().decode("utf-8", "replace"))
+            said += self.advice(said)
             raise VaultError("%s ended with exit code %d: %s" % (self.what, self.child.returncode, said), verdict="unknown")
 
     def abandon(self):

@@ -4,7 +4,7 @@
 import pytest
 
 from ansible_collections.sunset.crm.plugins.module_utils._copy import stream as copy_stream
-from ansible_collections.sunset.crm.plugins.module_utils._dump import my as dump_my, pg as dump_pg
+from ansible_collections.sunset.crm.plugins.module_utils._dump import my as dump_my, mysql as dump_mysql, pg as dump_pg
 from ansible_collections.sunset.crm.plugins.module_utils._fingerprint.my import Column
 
 ALL = {"dump-history": True, "ignore-table-data": True, "system": True, "skip-dump-date": True}
@@ -88,3 +88,26 @@ def test_tools_of_the_servers_version_are_preferred():
     assert dump_pg.major(150020) == "15" and dump_pg.major(90624) == "9.6"
     assert dump_pg.find_tool("pg_dump", "15", lambda path: path.startswith("/usr/pgsql-15/")) == "/usr/pgsql-15/bin/pg_dump"
     assert dump_pg.find_tool("pg_dump", "15", lambda path: False) == "pg_dump"
+
+
+@pytest.mark.parametrize(
+    "shown, roles, wanted",
+    [
+        ([], [], []),
+        # Of a role that everybody has the server shows the rights too; they are the role's.
+        (
+            ["GRANT `a ON b` TO PUBLIC", "GRANT SELECT ON `x`.* TO PUBLIC", "GRANT USAGE ON *.* TO `a ON b`", "GRANT UPDATE ON `x`.`t` TO PUBLIC WITH GRANT OPTION"],
+            ["a ON b"],
+            ["GRANT USAGE ON *.* TO PUBLIC;", "GRANT SELECT ON `x`.* TO PUBLIC;", "GRANT UPDATE ON `x`.`t` TO PUBLIC WITH GRANT OPTION;",
+             "INSERT IGNORE INTO mysql.roles_mapping (Host, User, Role, Admin_option) VALUES ('', 'PUBLIC', _utf8mb4 X'61204f4e2062', 'N');", "FLUSH PRIVILEGES;"],
+        ),
+    ],
+)  # fmt: skip
+def test_what_everybody_may(shown, roles, wanted):
+    assert dump_my.public_statements(shown, roles) == wanted
+
+
+def test_a_server_is_put_back_as_its_row():
+    assert dump_mysql.server_statements([]) == []
+    made = dump_mysql.server_statements([["s", "192.0.2.1", "d", "u", "it's", "3306", "", "mysql", ""]])
+    assert "_utf8mb4 X'69742773'" in made[0] and made[1] == "FLUSH PRIVILEGES;"

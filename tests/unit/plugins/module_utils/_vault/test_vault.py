@@ -348,16 +348,6 @@ def test_tablespaces_get_a_directory_of_the_scratch():
     assert kept == text.replace("'/it''s'", "'/scratch/ts1'")
 
 
-def test_complaints_are_shown_without_data():
-    text = (
-        'pg_restore: error: COPY failed for table "contact": ERROR:  invalid input syntax for type integer: "Muster"\n'
-        'CONTEXT:  COPY contact, line 1: "Zoe Muster"\nDETAIL: Key (mail)=(zoe@example.org) missing\n'
-        "ERROR 1062 (23000) at line 9: Duplicate entry 'zoe@example.org' for key 'mail'\n"
-    )
-    said = proof_scratch.safe_errors(text)
-    assert "Muster" not in said and "zoe" not in said and "contact" in said and "Duplicate entry" in said
-
-
 def test_differences_of_files_are_counted_without_names():
     told = ["Müller.pdf differs in size, sha256", "Meier.pdf differs in size, sha256", "x is missing"]
     assert proof_run.count_kinds(told) == [{"what": "differs in size, sha256", "entries": 2}, {"what": "is missing", "entries": 1}]
