@@ -13,6 +13,8 @@ description:
     and for the absence of every legal hold. The module checks the digests and the package's own end of retention again.
   - Destroys the wrapped identities on this vault first, then what is in memory, then the ciphertext. The tag files stay as a tombstone
     with C(DESTROYED.json) beside them.
+  - What the package superseded (see M(sunset.crm.vault_package)) ends with it, keys and ciphertext, and is named in the tombstone. As long
+    as anything of it is in C(abandoned/), nothing is called destroyed. Its own end of retention is checked as well.
   - Overwriting is no guarantee on copy-on-write file systems, flash storage and snapshots, and copies of the wrapped files that
     custodians, other vaults or backups hold are not reached. The result says so.
 options:
@@ -61,8 +63,14 @@ result:
       returned: success
       type: str
       sample: 8f434346648f6b96df89dda901c5176b10a6d83961dd3c1ac88b59b2dc327aa4
+    superseded:
+      description: Packages of the same host that were begun before it and ended with it, each with its place, digests and retention.
+      returned: success
+      type: list
+      elements: dict
+      sample: []
     custodians:
-      description: Who still may hold copies of the wrapped identities; ask each to destroy them.
+      description: Who still may hold copies of the wrapped identities, those of superseded packages as well; ask each to destroy them.
       returned: success
       type: list
       elements: str

@@ -38,6 +38,7 @@ options:
   supersede:
     description:
       - With O(state=open), begin again although a sealed package exists. The sealed one is moved to C(abandoned/), not deleted.
+        It ends with the new one (M(sunset.crm.vault_destroy)).
     type: bool
     default: false
   secret:

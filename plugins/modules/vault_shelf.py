@@ -13,8 +13,11 @@ description:
   - First the store itself is tried on a canary object, with five probes. Is a wrong checksum refused? Does the lock read back as
     asked? Is deleting refused? Is shortening refused, also by weakening the mode or by suspending versioning? Do the bytes read back
     equal? Only a store that holds in all five is called WORM in the result.
-  - The probes show what a store allows to B(these) credentials. Credentials that may do nothing but store would be refused by their
-    own permissions too, so give them, for a strict test, the right to delete and to change retention.
+  - A refusal says something of a lock only if B(these) credentials may do the same where no lock forbids it. So a control object under
+    GOVERNANCE gets an earlier date and is deleted, both past governance; and where suspending is refused with C(AccessDenied), versioning is
+    switched on once more. Is a control refused, the probe is unknown, and the store is not called WORM. The credentials need
+    C(s3:DeleteObjectVersion), C(s3:BypassGovernanceRetention), C(s3:PutObjectRetention) and C(s3:PutBucketVersioning) for that.
+  - A shelf of the mode C(GOVERNANCE) is never called WORM. It has no control, because it gives way to whoever may bypass it.
   - The wrapped identities of the package never go there. They must be destroyed when the package is, and a lock would keep them.
   - A package that cannot be finished (a cut line, a kill) goes on where it was. Files that are there, equal and locked, stay.
     Of a big file the parts stay that are there.
@@ -49,7 +52,7 @@ options:
         description: Region of the store.
         type: str
       mode:
-        description: V(COMPLIANCE) lets nobody shorten a lock. Under V(GOVERNANCE) somebody with the right to may.
+        description: V(COMPLIANCE) lets nobody shorten a lock. Under V(GOVERNANCE) somebody with the right to may, so it is never called WORM.
         type: str
         choices: [COMPLIANCE, GOVERNANCE]
         default: COMPLIANCE

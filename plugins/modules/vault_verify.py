@@ -11,6 +11,8 @@ description:
   - Runs on a vault, as an unprivileged user, by schedule. Needs neither the estate nor its plan nor its ledger.
   - Reads every byte of each package against its manifests, looks for files that do not belong to it, checks the signature of the tag
     manifest and the wrapped identities, and says what is past its retention.
+  - Packages of the same host that were superseded or interrupted, and were moved aside, are listed as C(superseded). Their bytes are not
+    verified; they end when the package does (M(sunset.crm.vault_destroy)), and until then it is not called destroyed.
   - With O(proof) it also restores every data set and compares it with the facts about the source that lie in the package. For that a
     custodian lends the package's identity (C(scripts/custodian lend)) into the vault's memory; it is destroyed afterwards.
   - It deletes nothing else and changes nothing. Where the estate's folder is on the control node, the action plugin appends the
@@ -107,6 +109,10 @@ packages:
       retention: {class: books, until: "2036-12-31", hold: false, past: "no"}
       proofs: [{item: "database:crm", verdict: equal, tables: 12, rows: 4711}]
       lent_destroyed: [data]
+      superseded: [{place: /srv/vault/packages/lab/abandoned/db1.0d3ac4e1f2aa.1, custodians: [alice, bob], sealed: "2026-11-20T10:00:00Z",
+        identity_digest: 0d3ac4e1f2aa5f0cb1a1a3c3a1ad5d2a4b4b5d5a3f1d4b8d9e9a1f7f3b2c1d0e, keys_identity_digest: null,
+        tagmanifest_sha256: 70c9c4de0e4c0b7bd0f0aa1b9b6fd7f2b3b2f8f2a52ad9c1a6c2f7a1b9e4d3c2,
+        retention: {class: books, until: "2036-12-31", hold: false, past: "no"}}]
       shelf: {folder: lab/db1.1f3ce40415a2081f, files: 9, bytes: 1843201}
 past_retention:
   description: Packages whose retention has ended. Nothing is deleted because of that.

@@ -5,6 +5,7 @@
 
 moto keeps objects and versions, but shortens locks and takes wrong checksums. This fake says no to that, in the words of the
 S3 protocol, and shows that the five probes can hold. It is no evidence about any real store: none was met so far.
+Its key may do everything that a lock does not forbid, past governance as well, unless a hole says otherwise.
 """
 
 from __future__ import annotations
@@ -25,12 +26,12 @@ from urllib.parse import parse_qs, urlsplit
 from moto.server import ThreadedMotoServer
 
 DENIED = (403, "AccessDenied", "Access Denied because object protected by object lock.")
-PROBES = {"checksum", "retention", "retention dropped", "delete", "past governance", "shorten", "downgrade", "suspend", "bytes"}
+NO_RIGHTS = (403, "AccessDenied", "Access Denied")
 
 
 @dataclass
 class Faults:
-    """holes: what the fake lets pass to moto. The counters say how often a fault happens, from now on."""
+    """holes: what the fake lets pass to moto, or what its key may not do, lock or no lock. The counters say how often a fault happens, from now on."""
 
     holes: set[str] = field(default_factory=set)
     cut_after: int = -1  # bytes of bodies taken in before every line is cut
@@ -135,6 +136,13 @@ class _Server(ThreadingHTTPServer):
         """The refusal that a write-once store gives to this call; None if it may pass."""
         told, query = {name.lower(): value for name, value in headers.items()}, parse_qs(urlsplit(path).query, keep_blank_values=True)
         holes = self.faults.holes
+        bypass = told.get("x-amz-bypass-governance-retention") == "true"
+        if ("no rights" in holes and (verb == "DELETE" or (verb == "PUT" and {"retention", "versioning"} & set(query)))) or (
+            "no bypass" in holes and bypass
+        ):
+            return NO_RIGHTS
+        if verb == "PUT" and "versioning" in query and "no versioning" in holes:
+            return NO_RIGHTS
         if verb == "PUT" and "versioning" in query and b"Suspended" in body and "suspend" not in holes:
             return 409, "InvalidBucketState", "An Object Lock configuration is present on this bucket."
         wanted = told.get("x-amz-checksum-sha256")
@@ -144,8 +152,9 @@ class _Server(ThreadingHTTPServer):
         if version in self.faults.gone:
             return 404, "NoSuchVersion", "The specified version does not exist."
         if verb == "DELETE" and version:
-            bypass = told.get("x-amz-bypass-governance-retention") == "true"
             mode, _until = self._lock(path, headers)
+            if mode == "GOVERNANCE" and bypass:
+                return None
             if mode and not ("past governance" in holes and bypass) and "delete" not in holes:
                 return DENIED
             if mode:
@@ -156,6 +165,8 @@ class _Server(ThreadingHTTPServer):
             mode, until = self._lock(path, headers)
             asked = {name: re.search(rf"<{name}>([^<]*)<".encode(), body) for name in ("Mode", "RetainUntilDate")}
             new = {name: match.group(1).decode() for name, match in asked.items() if match}
+            if mode == "GOVERNANCE" and bypass:
+                return None
             if mode and new.get("RetainUntilDate", "")[:19] < until[:19] and "shorten" not in holes:
                 return DENIED
             if mode == "COMPLIANCE" and new.get("Mode") != mode and "downgrade" not in holes:

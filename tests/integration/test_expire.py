@@ -44,6 +44,7 @@ class Retired(Gate):
         hosts["all"]["children"]["sunset_vaults"] = {"hosts": {VAULT: variables}}
         self.inventory.write_text(yaml.safe_dump(hosts))
         self.bag = folder / "vault/acme/gate1"
+        self.aside = folder
 
     def _plan(self) -> Result:
         plan = super()._plan()
@@ -121,8 +122,15 @@ def retired(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Retired]:
         code, out = made.package("open")
         assert code == 0, out
         made.fill()
+        # The vault was restarted: what the lost identity encrypted is moved aside, and the package begun again.
+        (LIVE / "acme/gate1.identity").unlink()
+        code, out = made.package("open")
+        assert code == 0, out
+        made.fill()
         code, out = made.package("sealed")
         assert code == 0, out
+        (made.aside,) = (made.folder / "vault/acme/abandoned").iterdir()
+        assert (made.aside / "package/data/filestore-toy/toy.tar.age").exists() and (made.aside / "gate1.bob.age").exists()
         yield made
     finally:
         shutil.rmtree(LIVE, ignore_errors=True)
@@ -159,6 +167,10 @@ def test_verified_by_schedule(retired: Retired) -> None:
     told = retired.verified()
     assert (told["verdict"], told["past_retention"], told["on_hold"]) == ("intact", ["gate1"], [])
     assert told["packages"][0]["signature"]["signer"] == "run"
+    (superseded,) = told["packages"][0]["superseded"]
+    assert (
+        superseded["place"] == str(retired.aside) and superseded["retention"] == {"past": "unknown"} and superseded["custodians"] == ["bob"]
+    )
     assert ledger.read(retired.estate.ledger_file)[-1].record["kind"] == "verified"
     assert retired.left() == before
     file = next((retired.bag / "data").rglob("toy.tar.age"))
@@ -243,7 +255,10 @@ def test_the_end_of_a_package(retired: Retired) -> None:
     assert (
         not (retired.bag / "data").exists() and not list((retired.folder / "vault/acme/keys").iterdir()) and not list(LIVE.rglob("gate1.*"))
     )
+    assert not list((retired.folder / "vault/acme/abandoned").iterdir())
     stone = json.loads((retired.bag / "DESTROYED.json").read_text())
+    assert [one["place"] for one in stone["superseded"]] == [str(retired.aside)]
+    assert json.loads(good.read_text())["packages"][0]["superseded"] == [retired.aside.name]
     assert stone["statement_sha256"] == hashlib.sha256(good.read_bytes()).hexdigest()
     after = retired.left()
     code, out = expire()

@@ -508,12 +508,25 @@ def test_the_vaults_clock_is_moved(world: Vault, again: dict[str, Any], people: 
         world.shell("rm -f /usr/lib/python3/dist-packages/sunset_clock.* /run/clock-offset")
 
 
+def superseded(world: Vault, custodians: Any) -> str:
+    """The package is begun again and is sealed once more: what was sealed first lies in abandoned/. Returns the place.
+
+    The second seal is the first one put back, with the identities in memory: to pull and prove everything again would show nothing else."""
+    place = str(opened(world, "h1", custodians, supersede=True)["result"]["abandoned"])
+    as_vault(world, f"cd {ROOT}/lab; rm -r h1 state/h1 keys/h1.*; for one in h1 state/h1; do cp -a {WHOLE}/lab/$one $one; done; cp -a {WHOLE}/lab/keys/h1.* keys/")  # fmt: skip
+    return place
+
+
 def test_destroyed_four_times(world: Vault, again: dict[str, Any], custodians: Any) -> None:
     state = lambda: world.shell(f"find {ROOT}/lab {LIVE} -printf '%p %s %T@\\n' | sort")  # noqa: E731
     live = world.shell(f"mkdir -p /tmp/kept; cp -a {LIVE}/. /tmp/kept/")
     try:
+        place = superseded(world, custodians)
+        (listed,) = of(verify(world))["superseded"]
+        assert (listed["place"], listed["identity_digest"], listed["retention"]["past"]) == (place, again["identity_digest"], "yes")
         done = four(lambda check=False: destroying(world, again, check=check), state)
         assert done["result"]["state"] == "destroyed" and done["result"]["custodians"] == ["alice", "bob"]
+        assert [one["place"] for one in done["result"]["superseded"]] == [place] and world.shell(f"ls {ROOT}/lab/abandoned") == ""
         assert "copy-on-write" in done["result"]["overwriting"] and "custodians" in done["result"]["elsewhere"]
         assert world.shell(f"ls {ROOT}/lab/keys | grep '^h1' || true; ls {LIVE} | grep '^h1' || true") == ""
         left = world.shell(f"ls {BAG}").split()
@@ -531,10 +544,11 @@ def test_destroyed_four_times(world: Vault, again: dict[str, Any], custodians: A
 
 
 @pytest.mark.parametrize("left", ["keys", "payload"])
-def test_a_destruction_that_was_killed_is_finished(world: Vault, again: dict[str, Any], left: str) -> None:
+def test_a_destruction_that_was_killed_is_finished(world: Vault, again: dict[str, Any], custodians: Any, left: str) -> None:
     """The module is stopped at the worst places: before the keys, and between the keys and the payload."""
     world.shell(f"mkdir -p /tmp/kept; cp -a {LIVE}/. /tmp/kept/")
     try:
+        place = superseded(world, custodians)
         stop = "overwrite" if left == "keys" else "forget_live"
         script = f"""
 import sys; sys.path.insert(0, "/opt/sunset-test")
@@ -549,7 +563,8 @@ d.destroy(Package("{ROOT}", "lab", "h1", None), "5" * 64, Rec)
         assert subprocess.run(argv, input=script.encode(), check=False).returncode == 9
         found = of(verify(world))
         assert found["verdict"] == "unknown" and "begun and not finished" in found["unknown"][0]
-        assert world.shell(f"ls {ROOT}/lab/keys | grep -c '^h1' || true").strip() == ("4" if left == "keys" else "0")
+        for keys in (f"{ROOT}/lab/keys", place):
+            assert world.shell(f"ls {keys} | grep -c '^h1' || true").strip() == ("4" if left == "keys" else "0")
         assert destroying(world, again)["changed"] is True
         assert of(verify(world))["verdict"] == "destroyed"
         assert destroying(world, again)["changed"] is False

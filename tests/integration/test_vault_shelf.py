@@ -24,6 +24,7 @@ import boto3
 import pytest
 
 from ansible_collections.sunset.crm.plugins.module_utils._recorded import make_receipt
+from ansible_collections.sunset.crm.plugins.module_utils._shelf import rules as shelf_rules
 from ansible_collections.sunset.crm.plugins.module_utils._vault import bag as vault_bag
 from ansible_collections.sunset.crm.plugins.module_utils._vault.state import Package, write_record
 from tests.integration import s3_fake
@@ -204,6 +205,75 @@ def test_a_store_with_one_hole_is_not(shelf: Shelf, hole: str) -> None:
     assert result["class"] == "object storage, not WORM"
     assert HOLES[hole] in result["failed_probes"]
     assert shelf.client.get_bucket_versioning(Bucket=shelf.bucket)["Status"] == "Enabled"
+
+
+# What the key may not do -> the probes whose refusals it makes worthless.
+RIGHTS = {"no rights": ["delete", "shorten"], "no bypass": ["delete", "shorten"], "no versioning": ["shorten"]}
+
+
+@pytest.mark.parametrize("hole", RIGHTS)
+def test_a_key_without_rights_makes_no_worm(shelf: Shelf, hole: str) -> None:
+    """Every act is refused, as it must be; but so it would be without a lock."""
+    shelf.fake.faults.holes = {hole}
+    result = shelf.run()["result"]
+    assert (result["class"], result["failed_probes"]) == ("object storage, not WORM", RIGHTS[hole])
+    for name in RIGHTS[hole]:
+        assert result["probes"][name]["held"] == "unknown"
+        weak = [answer for answer in result["probes"][name]["answers"] if answer["held"] != "yes"]
+        assert all(one["asked"].startswith("control") and "403 AccessDenied: so they prove nothing" in one["said"] for one in weak), weak
+    assert shelf.run()["changed"] is False
+    with pytest.raises(Failed, match=r"not WORM, and the shelf asks for WORM.*control, these credentials may do it.*403 AccessDenied"):
+        shelf.run(require_worm=True)
+    shelf.fake.faults.holes = set()
+    assert shelf.run(again=True)["result"]["class"] == "WORM"
+
+
+def test_governance_is_no_worm_whoever_asks(shelf: Shelf) -> None:
+    """Not for a key that may bypass it, and of one that may not nothing can be known."""
+    for hole, held in (("no bypass", "unknown"), ("", "no")):
+        shelf.fake.faults.holes = {hole}
+        result = shelf.run(mode="GOVERNANCE", again=True)["result"]
+        assert result["class"] == "object storage, not WORM" and result["probes"]["delete"]["held"] == held
+        assert "only COMPLIANCE can be WORM" in result["probes"]["delete"]["answers"][0]["said"]
+
+
+def test_a_default_retention_of_the_bucket_does_not_hinder_the_control(shelf: Shelf) -> None:
+    rule = {"DefaultRetention": {"Mode": "COMPLIANCE", "Days": 3650}}
+    shelf.client.put_object_lock_configuration(Bucket=shelf.bucket, ObjectLockConfiguration={"ObjectLockEnabled": "Enabled", "Rule": rule})
+    assert shelf.run()["result"]["class"] == "WORM"
+    assert not [row for row in shelf.state()[0] if "-control" in row[0]], "the control was deleted, not only hidden"
+
+
+def test_probes_without_controls_are_made_again(shelf: Shelf) -> None:
+    """Of a package that an earlier version stored: what it took for WORM counts for nothing until then."""
+    shelf.run()
+    path = Path(shelf.package.state_dir) / "shelf.json"
+    record = json.loads(path.read_text())
+    del record["rules"]
+    write_record(str(path), record)
+    checked = shelf.run(check=True)
+    assert checked["changed"] is True and checked["result"]["class"] == "object storage, not WORM"
+    done = shelf.run()
+    assert done["changed"] is True and (done["result"]["class"], done["result"]["uploaded"]) == ("WORM", 0)
+    assert shelf.run()["changed"] is False
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "held"),
+    [
+        (204, "", "no"),
+        (403, "AccessDenied", "yes"),
+        (409, "InvalidBucketState", "yes"),
+        (400, "ObjectLockedByRetention", "yes"),
+        *((403, code, "unknown") for code in ("AllAccessDisabled", "AccountProblem", "NotSignedUp", "UnauthorizedAccess", "ExpiredToken")),
+        (409, "OperationAborted", "unknown"),
+        (403, "", "unknown"),
+        (501, "NotImplemented", "unknown"),
+        (0, "ReadTimeoutError", "unknown"),
+    ],
+)
+def test_what_is_a_refusal_because_of_a_lock(status: int, code: str, held: str) -> None:
+    assert shelf_rules.refused(status, code, "lock") == held
 
 
 def test_moto_is_not_worm_and_says_why(shelf: Shelf) -> None:

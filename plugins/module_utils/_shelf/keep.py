@@ -159,13 +159,14 @@ class Shelving(object):
 
     def probed(self):
         # type: () -> bool
-        return bool(self.record.get("probes"))
+        """Whether the probes on record were made by today's rules."""
+        return bool(self.record.get("probes")) and self.record.get("rules") == shelf_probe.RULES
 
     def probe(self):
         # type: () -> None
         data = b"canary of %s %s\n" % (self.folder.encode("utf-8"), binascii.hexlify(os.urandom(32)))
         made = shelf_probe.probe(self.store, self.folder + ".canary", self.lock, data)
-        self.record.update(probes=made["probes"], canary=made["version"])
+        self.record.update(probes=made["probes"], canary=made["version"], rules=shelf_probe.RULES)
         self.keep()
 
     def keep(self):
@@ -203,7 +204,7 @@ class Shelving(object):
     def result(self, seen):
         # type: (List[Tuple[shelf_rules.Asked, shelf_rules.Found, str]]) -> Dict[str, Any]
         """What later steps and gates read from the ledger. It is the same after a second run, but for the counts of acts."""
-        probes = self.record.get("probes", {})
+        probes = self.record["probes"] if self.probed() else {}
         acts = [act for _asked, _found, act in seen]
         return dict(
             self.terms,

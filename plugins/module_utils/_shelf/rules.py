@@ -29,10 +29,12 @@ PROBES = ("checksum", "retention", "delete", "shorten", "bytes")
 
 DIGEST_CODES = ("BadDigest", "InvalidDigest", "XAmzContentChecksumMismatch", "XAmzContentSHA256Mismatch", "InvalidRequest")
 LOCK_WORDS = ("ObjectLock", "WORM")
-# 403 for other reasons than a lock: who asks is not known, or his clock is wrong.
-STRANGER_CODES = (
-    "InvalidAccessKeyId", "SignatureDoesNotMatch", "RequestTimeTooSkewed", "ExpiredToken", "InvalidToken", "AuthorizationHeaderMalformed",
-)  # fmt: skip
+# How stores speak of a lock. All other 403 and 409 have other reasons: nobody knows who asks, his clock is wrong, the account is closed
+# or not paid for, something else is at work on the object. AccessDenied is also what a key hears that may not do it at all: see CONTROL.
+LOCK_CODES = ("AccessDenied", "InvalidBucketState")
+CONTROL = "control, these credentials may do it where no lock forbids it: "
+NO_RIGHTS = "%s: so they prove nothing of the lock by being refused; probe with credentials that may (docs/operator/prepare.md)"
+GOVERNED = "GOVERNANCE gives way to whoever may bypass it, so a refusal tells of these credentials alone; only COMPLIANCE can be WORM"
 
 Lock = NamedTuple("Lock", [("mode", str), ("until", datetime.datetime), ("hold", bool)])
 Asked = NamedTuple("Asked", [("path", str), ("sha256", str), ("bytes", int)])
@@ -186,15 +188,22 @@ def refused(status, code, by):
     # type: (int, str, str) -> str
     """Whether an answer to something forbidden is the refusal that is asked for (by: lock, digest): yes, no, unknown.
 
-    A store that does not know the call, a broken line or a key that is not accepted have not refused because of the lock.
+    A store that does not know the call, a broken line or a key that is not accepted have not refused because of the lock. Whether a
+    key that may do nothing is behind a refusal, the control tells: allowed().
     """
     if 200 <= status < 300:
         return "no"
     if by == "digest":
         return "yes" if code in DIGEST_CODES else "unknown"
-    if code in STRANGER_CODES:
-        return "unknown"
-    return "yes" if status in (403, 409) or any(word in code for word in LOCK_WORDS) else "unknown"
+    return "yes" if (status in (403, 409) and code in LOCK_CODES) or any(word in code for word in LOCK_WORDS) else "unknown"
+
+
+def allowed(status, seen):
+    # type: (int, bool) -> str
+    """Whether a control was done: yes, unknown. It is never no: a key without the right says nothing against the store.
+
+    seen: the world was read afterwards, and showed it."""
+    return "yes" if 200 <= status < 300 and seen else "unknown"
 
 
 def together(held):

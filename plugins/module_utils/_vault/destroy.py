@@ -1,7 +1,7 @@
 # Copyright: sunset.crm contributors
 # GNU General Public License v3.0+ (see LICENSE or https://www.gnu.org/licenses/gpl-3.0.txt)
 # SPDX-License-Identifier: GPL-3.0-or-later
-"""The end of a package: first its keys, then its ciphertext; what is left is a tombstone.
+"""The end of a package, and of all that it superseded: first the keys, then the ciphertext; what is left is a tombstone.
 
 Private to the collection. Valid for Python 3.6, standard library. Whether it may be is decided by the gate on the control
 node; what is checked again here is that it is this very package, and that its own end of retention has passed.
@@ -10,7 +10,7 @@ node; what is checked again here is that it is this very package, and that its o
 import datetime  # noqa: F401
 import os
 import shutil
-from typing import Any, Dict, List, Optional  # noqa: F401
+from typing import Any, Dict, Iterator, List, Optional  # noqa: F401
 
 from ansible_collections.sunset.crm.plugins.module_utils._vault import (
     bag as vault_bag,
@@ -21,6 +21,7 @@ from ansible_collections.sunset.crm.plugins.module_utils._vault.state import (
     DIGESTS,
     Package,  # noqa: F401
     VaultError,
+    make_directory,
     read_record,
     sync_directory,
     write_record,
@@ -31,7 +32,8 @@ NO_GUARANTEE = (
     "blocks may live on"
 )
 ELSEWHERE = (
-    "custodians' own copies of the wrapped files, other vaults and backups of keys/ are not reached from here; each must be destroyed too"
+    "custodians' own copies of the wrapped files (those of superseded packages as well), other vaults and backups of keys/ and abandoned/ "
+    "are not reached from here; each must be destroyed too"
 )
 
 
@@ -49,13 +51,19 @@ def observe(package):
         "wrapped": sum(1 for entry in record.get("wrapped", []) if os.path.lexists(entry["path"])),
         "live": any(os.path.lexists(path) for path in identities),
         "payload": os.path.lexists(package.data),
-        "tombstone": (read_record(os.path.join(package.bag, vault_bag.TOMBSTONE)) or {}).get("statement_sha256"),
+        "superseded": vault_package.superseded(package),
+        "tombstone": stone_of(package).get("statement_sha256"),
     }
+
+
+def stone_of(package):
+    # type: (Package) -> Dict[str, Any]
+    return read_record(os.path.join(package.bag, vault_bag.TOMBSTONE)) or {}
 
 
 def gone(seen):
     # type: (Dict[str, Any]) -> bool
-    return bool(seen["tombstone"]) and not (seen["wrapped"] or seen["live"] or seen["payload"])
+    return bool(seen["tombstone"]) and not (seen["wrapped"] or seen["live"] or seen["payload"] or seen["superseded"])
 
 
 def decide(seen, wanted, retention, today):
@@ -76,6 +84,12 @@ def decide(seen, wanted, retention, today):
             "the package itself says that it is to be kept until %s, and by this vault's clock it is %s; nothing was touched"
             % (retention["until"], today.isoformat())
         )
+    for one in seen["superseded"]:
+        if vault_contents.past(one["retention"], today) == "no":
+            raise VaultError(
+                "the superseded package %s, which ends with this one, says that it is to be kept until %s, and by this vault's clock it "
+                "is %s; nothing was touched" % (one["place"], one["retention"]["until"], today.isoformat())
+            )
     return "destroy"
 
 
@@ -95,21 +109,51 @@ def destroy(package, statement_sha256, rec):
     stone = dict(kept, estate=package.estate, package=package.name, statement_sha256=statement_sha256)
     stone.update(begun=vault_package.utc_now(), destroyed=None, overwriting=NO_GUARANTEE, elsewhere=ELSEWHERE)
     path = os.path.join(package.bag, vault_bag.TOMBSTONE)
-    stone["begun"] = (read_record(path) or stone)["begun"]
+    earlier, aside = stone_of(package), vault_package.superseded(package)
+    stone["begun"] = earlier.get("begun") or stone["begun"]
+    # What a killed run removed is no longer there to be seen: its tombstone names it.
+    stone["superseded"] = named_once(earlier.get("superseded", []) + aside)
+    make_directory(package.bag)
     write_record(path, stone)
     for entry in record.get("wrapped", []):
         if overwrite(entry["path"]):
             rec.note(act="overwrote and removed a wrapped identity", custodian=entry["custodian"], sha256=entry["sha256"])
+    for wrap in [wrap for one in aside for wrap in wraps_in(one["place"])]:
+        if overwrite(wrap):
+            rec.note(act="overwrote and removed a wrapped identity of a superseded package", path=wrap)
     vault_package.forget_live(package, rec)
-    if os.path.isdir(package.keys):
-        sync_directory(package.keys)
+    for folder in [package.keys] + [one["place"] for one in aside]:
+        if os.path.isdir(folder):
+            sync_directory(folder)
     if os.path.lexists(package.data):
         files = sum(len(names) for _folder, _folders, names in os.walk(package.data))
         shutil.rmtree(package.data)
         rec.note(act="removed the ciphertext", files=files)
+    for one in aside:
+        shutil.rmtree(one["place"])
+        rec.note(act="removed a superseded package", place=one["place"])
+    if aside:
+        sync_directory(package.abandoned)
     sync_directory(package.bag)
     write_record(path, dict(stone, destroyed=vault_package.utc_now()))
     write_record(package.record_path, dict(record, state="destroyed", statement_sha256=statement_sha256, destroyed=vault_package.utc_now()))
+
+
+def named_once(superseded):
+    # type: (List[Dict[str, Any]]) -> List[Dict[str, Any]]
+    """One entry a place, as it was first seen: half removed, a package says less of itself. Pure."""
+    found = {}  # type: Dict[str, Dict[str, Any]]
+    for one in superseded:
+        found.setdefault(one["place"], one)
+    return [found[place] for place in sorted(found)]
+
+
+def wraps_in(place):
+    # type: (str) -> Iterator[str]
+    """The wrapped identities of a package that was moved aside: they lie beside its bag, its records in folders of their own."""
+    for name in sorted(os.listdir(place)):
+        if name.endswith(".age"):
+            yield os.path.join(place, name)
 
 
 def overwrite(path):
@@ -135,5 +179,7 @@ def result_of(package):
     # type: (Package) -> Dict[str, Any]
     record = package.record()
     names = list(DIGESTS.values()) + ["state", "tagmanifest_sha256", "retention", "statement_sha256", "destroyed"]
-    custodians = sorted({entry["custodian"] for entry in record.get("wrapped", [])})
-    return dict({name: record.get(name) for name in names}, custodians=custodians, overwriting=NO_GUARANTEE, elsewhere=ELSEWHERE)
+    aside = named_once(stone_of(package).get("superseded", []) + vault_package.superseded(package))
+    custodians = {entry["custodian"] for entry in record.get("wrapped", [])}.union(*[one["custodians"] for one in aside])
+    told = {name: record.get(name) for name in names}
+    return dict(told, superseded=aside, custodians=sorted(custodians), overwriting=NO_GUARANTEE, elsewhere=ELSEWHERE)

@@ -13,7 +13,7 @@ import re
 import stat
 from typing import Any, Dict, List, Optional, Tuple  # noqa: F401
 
-from ansible_collections.sunset.crm.plugins.module_utils._vault import age as vault_age
+from ansible_collections.sunset.crm.plugins.module_utils._vault import age as vault_age, bag as vault_bag
 from ansible_collections.sunset.crm.plugins.module_utils._vault.state import (
     DATA,
     DIGESTS,
@@ -24,12 +24,16 @@ from ansible_collections.sunset.crm.plugins.module_utils._vault.state import (
     VaultError,
     check_name,
     make_directory,
+    read_record,
     require_memory,
     sha256_file,
     swap_in_use,
     sync_directory,
     write_record,
 )
+
+UNRECORDED = "unrecorded"
+ASIDE = re.compile(r"^([A-Za-z0-9][A-Za-z0-9._-]*)\.(?:[0-9a-f]{12}|%s)\.[1-9][0-9]*$" % UNRECORDED)
 
 
 def utc_now():
@@ -154,15 +158,54 @@ def prepare_live(package):
             )
 
 
+def aside_name(package, identity_digest, number):
+    # type: (str, Optional[str], int) -> str
+    """The folder in abandoned/ that takes a package: neither label nor number holds a dot, so that a folder has one owner only."""
+    return "%s.%s.%d" % (package, identity_digest[:12] if identity_digest else UNRECORDED, number)
+
+
+def owner_of(folder):
+    # type: (str) -> Optional[str]
+    """Name of the package that a folder in abandoned/ was; None where no package was moved to such a name. Pure."""
+    match = ASIDE.match(folder)
+    return match.group(1) if match else None
+
+
+def owners_aside(abandoned):
+    # type: (str) -> Dict[str, List[str]]
+    """Package -> every place that holds a superseded or interrupted package of its name."""
+    found = {}  # type: Dict[str, List[str]]
+    for folder in sorted(os.listdir(abandoned)) if os.path.isdir(abandoned) else []:
+        owner = owner_of(folder)
+        if owner:
+            found.setdefault(owner, []).append(os.path.join(abandoned, folder))
+    return found
+
+
+def superseded(package):
+    # type: (Package) -> List[Dict[str, Any]]
+    """What was moved aside of a package, in words that hold no secret. A record that was lost says nothing."""
+    found = []
+    for place in owners_aside(package.abandoned).get(package.name, []):
+        record = read_record(os.path.join(place, "state", os.path.basename(package.record_path))) or {}
+        facts = read_record(os.path.join(place, "package", vault_bag.FACTS)) or record
+        one = {name: record.get(name) or facts.get(name) for name in list(DIGESTS.values()) + ["tagmanifest_sha256", "sealed"]}
+        one.update(place=place, retention=dict(facts.get("retention") or {}))
+        one["custodians"] = sorted({str(entry["custodian"]) for entry in record.get("wrapped") or facts.get("wrapped") or []})
+        found.append(one)
+    return found
+
+
 def set_aside(package, rec):
     # type: (Package, Any) -> Optional[str]
-    """Move what an earlier identity encrypted out of the way; nothing is deleted. Returns the place, or None."""
+    """Move what an earlier identity encrypted out of the way; nothing is deleted. Returns the place, or None.
+
+    The end of the package is the end of what lies there, too (destroy.py)."""
     record = package.record()
-    label = (record.get("identity_digest") or "unrecorded")[:12]
     number = 1
-    while os.path.lexists(os.path.join(package.abandoned, "%s.%s.%d" % (package.name, label, number))):
+    while os.path.lexists(os.path.join(package.abandoned, aside_name(package.name, record.get("identity_digest"), number))):
         number += 1
-    place = os.path.join(package.abandoned, "%s.%s.%d" % (package.name, label, number))
+    place = os.path.join(package.abandoned, aside_name(package.name, record.get("identity_digest"), number))
     make_directory(place)
     moved = False
     wraps = glob.glob(os.path.join(package.keys, glob.escape(package.name) + ".*.age"))

@@ -9,7 +9,7 @@ Private to the collection. Valid for Python 3.6, standard library.
     root/<estate>/keys/<package>.<custodian>.age   its identity, wrapped to each custodian (never inside the package)
     root/<estate>/keys/<package>.keys.<custodian>.age   its second identity, of the data sets that hold the CRM's own keys
     root/<estate>/state/<package>/           records: package.json, <data set>.stored.json, <data set>.proof.json
-    root/<estate>/abandoned/                 packages whose identity was lost, or that were superseded
+    root/<estate>/abandoned/<package>.<label>.<number>/   packages whose identity was lost, or that were superseded, with keys and records
     live_dir/<estate>/<package>.*            identities and pull key while the run lasts, lent ones while a verification does: memory only
 """
 

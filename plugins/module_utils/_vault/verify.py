@@ -67,6 +67,7 @@ def packages_here(estate_dir, expected):
     for folder in (estate_dir, os.path.join(estate_dir, "state")):
         if os.path.isdir(folder):
             found |= {name for name in os.listdir(folder) if os.path.isdir(os.path.join(folder, name)) and name not in RESERVED}
+    found |= set(vault_package.owners_aside(os.path.join(estate_dir, "abandoned")))
     return sorted(name for name in found if NAME.match(name))
 
 
@@ -93,9 +94,34 @@ def signer(package, signers, notes):
     return dict(found, state="good" if good else "bad", signer=name if good else None)
 
 
+def superseded(package, today):
+    # type: (Package, datetime.date) -> List[Dict[str, Any]]
+    """What lies in abandoned/ of this package, with what it says itself about its retention. Its bytes are not verified: it counts for
+    nothing any more, but it is there, and can be read by whoever holds its keys."""
+    return [
+        dict(one, retention=dict(one["retention"], past=vault_contents.past(one["retention"], today)))
+        for one in vault_package.superseded(package)
+    ]
+
+
 def fixity(package, expected, signers, keys_elsewhere, notes):
     # type: (Package, Optional[str], Optional[str], bool, Notes) -> Dict[str, Any]
-    """Every byte of one package against its manifests, and its keys. expected: digest of the tag manifest as the ledger has it."""
+    """Every byte of one package against its manifests, and its keys, and what it superseded.
+
+    expected: digest of the tag manifest as the ledger has it."""
+    aside = superseded(package, datetime.datetime.now(datetime.timezone.utc).date())
+    found = whole(package, expected, signers, keys_elsewhere, notes)
+    if not aside:
+        return found
+    if not expected and not os.path.lexists(package.bag) and not os.path.lexists(package.record_path):
+        words = "no package is here, only what was set aside of one: %s" % ", ".join(one["place"] for one in aside)
+        found = {"verdict": "unknown", "damage": [], "unknown": [words]}
+    return dict(found, superseded=aside)
+
+
+def whole(package, expected, signers, keys_elsewhere, notes):
+    # type: (Package, Optional[str], Optional[str], bool, Notes) -> Dict[str, Any]
+    """The package itself, as fixity() says it."""
     damage, unknown = [], []  # type: List[str], List[str]
     record = read_record(package.record_path)
     if not os.path.isdir(package.bag):
@@ -145,6 +171,7 @@ def tombstone(package, record):
         wrapped |= {os.path.join(package.keys, os.path.basename(str(one["file"]))) for one in facts["wrapped"]}
     left = sorted(path for path in wrapped | {package.identity, package.keys_identity} if os.path.lexists(path))
     left += package.payload() if os.path.isdir(package.data) else []
+    left += vault_package.owners_aside(package.abandoned).get(package.name, [])
     words = ["its destruction was begun and not finished: %s is still there" % path for path in left]
     if (record.get("state") == "destroying" or not told.get("destroyed")) and not words:
         words = ["its destruction was begun and not finished; run the same command again"]

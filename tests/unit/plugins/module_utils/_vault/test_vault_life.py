@@ -69,7 +69,7 @@ def test_what_is_past(until, word):
 
 
 WANTED = {"tagmanifest_sha256": "t", "identity_digest": "d", "keys_identity_digest": None}
-LEFT = dict(WANTED, state="forgotten", wrapped=2, live=False, payload=True, tombstone=None)
+LEFT = dict(WANTED, state="forgotten", wrapped=2, live=False, payload=True, superseded=[], tombstone=None)
 
 
 def test_what_destroying_does():
@@ -77,7 +77,8 @@ def test_what_destroying_does():
     ended = {"until": "2020-12-31"}
     assert vault_destroy.decide(LEFT, WANTED, ended, TODAY) == "destroy"
     assert vault_destroy.decide(gone, WANTED, ended, TODAY) == "nothing"
-    for part in ({"wrapped": 1}, {"payload": True}, {"live": True}, {"tombstone": None}, {"state": "destroying"}):
+    aside = {"place": "/v/acme/abandoned/db1.unrecorded.1", "retention": {}}
+    for part in ({"wrapped": 1}, {"payload": True}, {"live": True}, {"tombstone": None}, {"state": "destroying"}, {"superseded": [aside]}):
         assert vault_destroy.decide(dict(gone, **part), WANTED, ended, TODAY) == "destroy"
     for state in ("absent", "open"):
         with pytest.raises(VaultError, match="expected a sealed one"):
@@ -87,6 +88,162 @@ def test_what_destroying_does():
             vault_destroy.decide(LEFT, dict(WANTED, **{name: "x"}), ended, TODAY)
     with pytest.raises(VaultError, match="to be kept until"):
         vault_destroy.decide(LEFT, WANTED, {"until": "2026-11-21"}, TODAY)
+    for until, class_ in ((None, None), ("2026-11-20", "books")):
+        older = dict(aside, retention={"class": class_, "until": until})
+        assert vault_destroy.decide(dict(LEFT, superseded=[older]), WANTED, ended, TODAY) == "destroy"
+    older = dict(aside, retention={"until": "2026-11-21"})
+    with pytest.raises(VaultError, match=r"superseded package /v/acme/abandoned/db1.unrecorded.1, .* to be kept until 2026-11-21"):
+        vault_destroy.decide(dict(LEFT, superseded=[older]), WANTED, ended, TODAY)
+
+
+@pytest.mark.parametrize(
+    ("folder", "owner"),
+    [
+        ("db1.0123456789ab.1", "db1"),
+        ("db1.unrecorded.12", "db1"),
+        ("db10.0123456789ab.1", "db10"),
+        ("db1.example.0123456789ab.1", "db1.example"),
+        ("db1.unrecorded.0123456789ab.1", "db1.unrecorded"),
+        ("db1.0123456789ab.1.unrecorded.2", "db1.0123456789ab.1"),
+        ("db1", None),
+        ("db1.1", None),
+        ("db1.0123456789ab", None),
+        ("db1.0123456789ab.0", None),
+        ("db1.0123456789AB.1", None),
+        ("db1.0123456789abc.1", None),
+        ("db1.0123456789ab.1.kept", None),
+    ],
+)
+def test_whose_a_folder_in_abandoned_is(folder, owner):
+    assert vault_package.owner_of(folder) == owner
+
+
+class Acts(object):
+    def __init__(self):
+        self.done = []
+
+    def note(self, **act):
+        self.done.append(act["act"])
+
+
+def made(tmp_path, name, digest, **record):
+    """A package as it lies on a vault once it is sealed, with stand-ins for keys and ciphertext."""
+    package = Package(str(tmp_path / "vault"), "acme", name, str(tmp_path / "live"))
+    for folder in (package.data, package.keys, package.state_dir, package.live):
+        os.makedirs(folder, exist_ok=True)
+    wrapped = [{"custodian": "bob", "path": package.wrapped("bob", which), "sha256": "0", "identity": which} for which in ("data", "keys")]
+    for path in [one["path"] for one in wrapped] + [os.path.join(package.data, "crm.age"), package.identity]:
+        with open(path, "w") as stream:
+            stream.write(name)
+    with open(os.path.join(package.bag, "package.json"), "w") as stream:
+        json.dump(dict(record, wrapped=wrapped), stream)
+    facts = dict(record, state="sealed", identity_digest=digest, tagmanifest_sha256="t", wrapped=wrapped)
+    with open(package.record_path, "w") as stream:
+        json.dump(facts, stream)
+    return package
+
+
+def files_below(folder):
+    return sorted(os.path.relpath(os.path.join(at, name), str(folder)) for at, _folders, names in os.walk(str(folder)) for name in names)
+
+
+OWN = ("tagmanifest_sha256", "identity_digest", "keys_identity_digest")
+
+
+def ended(package):
+    """What the module does. Returns what was decided."""
+    seen, acts = vault_destroy.observe(package), Acts()
+    act = vault_destroy.decide(seen, {name: seen[name] for name in OWN}, vault_destroy.own_retention(package), TODAY)
+    if act == "destroy":
+        vault_destroy.destroy(package, "5" * 64, acts)
+        keys = [number for number, done in enumerate(acts.done) if "identity" in done or "key" in done]
+        data = [number for number, done in enumerate(acts.done) if done.startswith("removed")]
+        assert not keys or not data or max(keys) < min(data), acts.done
+    return act
+
+
+def test_what_was_superseded_ends_with_its_package_and_nothing_else_does(tmp_path):
+    others = [made(tmp_path, name, "c" * 64) for name in ("db10", "db1.example", "db1.unrecorded")]
+    for other in others:
+        vault_package.set_aside(other, Acts())
+    kept = files_below(tmp_path)
+    old = {"retention": {"class": "books", "until": "2020-12-31"}, "sealed": "2019-01-01T00:00:00Z"}
+    places = [vault_package.set_aside(made(tmp_path, "db1", digit * 64, **old), Acts()) for digit in "aab"]
+    assert [os.path.basename(place) for place in places] == ["db1.aaaaaaaaaaaa.1", "db1.aaaaaaaaaaaa.2", "db1.bbbbbbbbbbbb.1"]
+    package = made(tmp_path, "db1", "d" * 64)
+    aside = vault_verify.superseded(package, TODAY)
+    assert [(one["place"], one["identity_digest"][0], one["retention"]["past"]) for one in aside] == list(zip(places, "aab", ["yes"] * 3))
+    assert ended(package) == "destroy" and vault_destroy.gone(vault_destroy.observe(package))
+    tombstone = ["vault/acme/db1/" + name for name in ("DESTROYED.json", "package.json")] + ["vault/acme/state/db1/package.json"]
+    assert files_below(tmp_path) == sorted(kept + tombstone)
+    told = vault_destroy.result_of(package)
+    assert [(one["place"], one["sealed"]) for one in told["superseded"]] == [(place, old["sealed"]) for place in places]
+    assert ended(package) == "nothing" and vault_destroy.result_of(package) == told
+    assert vault_verify.fixity(package, None, None, False, vault_verify.Notes())["verdict"] == "destroyed"
+
+
+@pytest.mark.parametrize("part", ["db1.bob.age", "package/data/crm.age", "state/package.json"])
+def test_nothing_is_destroyed_as_long_as_a_part_of_a_superseded_package_is_left(tmp_path, part):
+    """As an earlier version left it: on record as destroyed, with its tombstone."""
+    place = vault_package.set_aside(made(tmp_path, "db1", "a" * 64), Acts())
+    whole = os.path.join(str(tmp_path), "whole")
+    os.rename(place, whole)
+    package = made(tmp_path, "db1", "d" * 64)
+    assert ended(package) == "destroy" and vault_destroy.gone(vault_destroy.observe(package))
+    os.makedirs(os.path.dirname(os.path.join(place, part)))
+    os.rename(os.path.join(whole, part), os.path.join(place, part))
+    assert not vault_destroy.gone(vault_destroy.observe(package))
+    told = vault_verify.fixity(package, None, None, False, vault_verify.Notes())
+    assert told["verdict"] == "unknown" and place in told["unknown"][0]
+    assert ended(package) == "destroy" and not os.path.lexists(place) and ended(package) == "nothing"
+
+
+@pytest.mark.parametrize("call", range(12))
+def test_a_destruction_killed_between_any_two_acts_is_finished(tmp_path, monkeypatch, call):
+    """And what the killed run removed is on record after the second."""
+    place = vault_package.set_aside(made(tmp_path, "db1", "a" * 64), Acts())
+    package = made(tmp_path, "db1", "d" * 64)
+    left = [call]
+
+    def dying(function):
+        def act(*args, **kwargs):
+            left[0] -= 1
+            if left[0] == -1:
+                raise KeyboardInterrupt
+            return function(*args, **kwargs)
+
+        return act
+
+    with monkeypatch.context() as patch:
+        for module, name in ((vault_destroy, "overwrite"), (vault_destroy, "write_record"), (vault_destroy.shutil, "rmtree"),
+                             (vault_destroy, "sync_directory"), (os, "unlink")):  # fmt: skip
+            patch.setattr(module, name, dying(getattr(module, name)))
+        with pytest.raises(KeyboardInterrupt):
+            ended(package)
+    assert not vault_destroy.gone(vault_destroy.observe(package)) or package.record()["state"] == "destroying"
+    assert vault_verify.fixity(package, None, None, False, vault_verify.Notes())["verdict"] != "destroyed"
+    assert ended(package) == "destroy" and ended(package) == "nothing"
+    assert [one["place"] for one in vault_destroy.result_of(package)["superseded"]] == [place]
+    assert not os.listdir(package.abandoned) and not os.listdir(package.keys)
+
+
+def test_a_package_that_was_half_set_aside_can_be_destroyed(tmp_path, monkeypatch):
+    package = made(tmp_path, "db1", "a" * 64)
+    with monkeypatch.context() as patch:
+        patch.setattr(vault_package, "destroy", lambda _path: 1 / 0)
+        with pytest.raises(ZeroDivisionError):
+            vault_package.set_aside(package, Acts())
+    assert not os.path.lexists(package.bag) and package.record()["state"] == "sealed"
+    assert ended(package) == "destroy" and ended(package) == "nothing" and not os.listdir(package.abandoned)
+
+
+def test_what_was_set_aside_of_no_package_is_named(tmp_path):
+    package = made(tmp_path, "db1", "a" * 64)
+    place = vault_package.set_aside(package, Acts())
+    assert vault_verify.packages_here(package.estate_dir, {}) == ["db1"]
+    seen = vault_verify.fixity(package, None, None, False, vault_verify.Notes())
+    assert seen["verdict"] == "unknown" and place in seen["unknown"][0] and seen["superseded"][0]["place"] == place
+    assert vault_verify.fixity(package, "t", None, False, vault_verify.Notes())["verdict"] == "damaged"
 
 
 def test_verdicts():
