@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 
+from ansible_collections.sunset.crm.plugins.module_utils._vault import readme as vault_readme
 from tests.integration.host_container import LIBRARY, Failed
 from tests.integration.trap_copy import Holder, TrapHost, told
 
@@ -34,6 +35,8 @@ TRAPS = {
     "data of foreign tables": "test_data_elsewhere_is_named",
     "prepared transactions": "test_prepared_transactions_are_refused",
     "database set to read-only": "test_the_copy_is_equal",
+    "database named postgres": "test_the_database_named_postgres",
+    "template of a server": "test_a_template_is_refused",
     "extension that the vault does not have": "test_an_extension_that_the_vault_lacks",
     "rows in tables of extensions": "test_rows_that_an_extension_keeps_are_not_lost_silently",
     "tables in the system's schemas": "test_a_table_in_a_system_schema_is_named",
@@ -506,6 +509,37 @@ def test_an_extension_that_the_vault_lacks(host: TrapHost) -> None:
     finally:
         host.shell("mv /tmp/ours.control /usr/share/postgresql/15/extension/")
     assert answer["verdict"] == "unknown" and 'extension "ours"' in answer["error"]
+
+
+def test_the_database_named_postgres(host: TrapHost) -> None:
+    """Every server has one, so a restore that creates it finds it there already; some containers keep all their rows in it."""
+    psql(
+        host, "DROP TABLE IF EXISTS kept; CREATE TABLE kept AS SELECT g FROM generate_series(1, 7) g; CREATE EXTENSION IF NOT EXISTS hstore"
+    )
+    result = host.dump("postgresql", "postgres")
+    answer = host.prove("postgresql", result, "postgres")
+    psql(host, "DROP TABLE kept; DROP EXTENSION hstore")
+    assert answer.get("verdict") == "equal" and (answer["tables"], answer["rows"]) == (1, 7), answer
+    # Nor may it end the way that is written in the package for a person with a new server.
+    (command,) = [words for ending, _what, words in vault_readme.RESTORES if ending == ".pgcustom"]
+    (dump,) = [one["path"] for one in result["artefacts"] if one["role"] == "dump"]
+    where = "/srv/byhand"
+    host.shell(f"install -d -o vault {where}; zstd -qdc {dump} >{where}/it.pgcustom")
+    server = f"""set -eu; export OUT={where} PGHOST={where} PGUSER=postgres PATH=$PATH:/usr/lib/postgresql/15/bin
+initdb -D {where}/pg -U postgres -A trust --no-sync >/dev/null
+pg_ctl -D {where}/pg -l {where}/log -s -w -o "-k {where} -c listen_addresses= -c fsync=off" start
+trap 'pg_ctl -D {where}/pg -s -m immediate stop' EXIT
+"""
+    counted = host.run(
+        *("runuser", "-u", "vault", "--", "sh"),
+        stdin=server + command.format(file="it.pgcustom") + "\npsql -XqAt -d postgres -c 'SELECT count(*) FROM kept'",
+    )
+    assert counted.strip() == "7"
+
+
+def test_a_template_is_refused(host: TrapHost) -> None:
+    with pytest.raises(Failed, match="template1 is the template of new databases"):
+        host.dump("postgresql", "template1")
 
 
 def test_a_table_in_a_system_schema_is_named(host: TrapHost) -> None:

@@ -59,6 +59,13 @@ def settings_of_all_roles(settings):
     return "\n-- Settings of all roles\n" + "".join(lines) if lines else ""
 
 
+def template_problem(database):
+    """Every server makes its own: a copy could be restored into none."""
+    if database in ("template0", "template1"):
+        return "{0} is the template of new databases, and no database of a CRM; name the one that the CRM uses".format(database)
+    return None
+
+
 ENCODING = "SELECT json_build_array(current_setting('server_encoding'))"
 
 

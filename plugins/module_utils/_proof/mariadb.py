@@ -206,8 +206,8 @@ class Mariadb(object):
             self.scratch.run(self.argv(ACCOUNT), b"".join(mine))
         return len(self.later) - len(mine)
 
-    def feed(self):
-        # type: () -> Feed
+    def feed(self, _wanted):
+        # type: (Dict[str, Any]) -> Feed
         return Feed(self.scratch, lambda _first: self.argv(ACCOUNT), "the restore")
 
     def session_arguments(self, database):

@@ -170,8 +170,8 @@ class Redis(object):
         """There are no accounts and no grants to put back after the data."""
         return 0
 
-    def feed(self):
-        # type: () -> Restore
+    def feed(self, _wanted):
+        # type: (Dict[str, Any]) -> Restore
         return Restore(self.session)
 
     def session_arguments(self, database):

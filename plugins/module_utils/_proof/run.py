@@ -151,7 +151,7 @@ def prove_database(engine, artefacts, source, base, more):
     with scratch, CLASSES[engine](scratch, source) as server:
         for entry in artefacts.of(*server.passes_globals):
             server.load_globals(artefacts.text(entry))
-        feed = server.feed()
+        feed = server.feed(wanted)
         try:
             artefacts.open(needed, feed)
             feed.finish()

@@ -89,8 +89,8 @@ class Sqlite(object):
         """There are no accounts and no grants to put back after the data."""
         return 0
 
-    def feed(self):
-        # type: () -> FileSink
+    def feed(self, _wanted):
+        # type: (Dict[str, Any]) -> FileSink
         return FileSink(self)
 
     def session_arguments(self, database):

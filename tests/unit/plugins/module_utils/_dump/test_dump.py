@@ -88,3 +88,8 @@ def test_tools_of_the_servers_version_are_preferred():
     assert dump_pg.major(150020) == "15" and dump_pg.major(90624) == "9.6"
     assert dump_pg.find_tool("pg_dump", "15", lambda path: path.startswith("/usr/pgsql-15/")) == "/usr/pgsql-15/bin/pg_dump"
     assert dump_pg.find_tool("pg_dump", "15", lambda path: False) == "pg_dump"
+
+
+@pytest.mark.parametrize("name, refused", [("template0", True), ("template1", True), ("postgres", False), ("crm", False)])
+def test_templates_are_no_databases_of_a_crm(name, refused):
+    assert bool(dump_pg.template_problem(name)) == refused
