@@ -37,6 +37,7 @@ TRAPS = {
     "database set to read-only": "test_the_copy_is_equal",
     "database named postgres": "test_the_database_named_postgres",
     "template of a server": "test_a_template_is_refused",
+    "extension of an older version": "test_an_extension_of_an_older_version",
     "extension that the vault does not have": "test_an_extension_that_the_vault_lacks",
     "rows in tables of extensions": "test_rows_that_an_extension_keeps_are_not_lost_silently",
     "tables in the system's schemas": "test_a_table_in_a_system_schema_is_named",
@@ -540,6 +541,28 @@ trap 'pg_ctl -D {where}/pg -s -m immediate stop' EXIT
 def test_a_template_is_refused(host: TrapHost) -> None:
     with pytest.raises(Failed, match="template1 is the template of new databases"):
         host.dump("postgresql", "template1")
+
+
+def test_an_extension_of_an_older_version(host: TrapHost) -> None:
+    """As after pg_upgrade. A dump says no version: the restore would make the newest one. It may lie in any schema, and need others."""
+    made = (
+        "CREATE SCHEMA parts; CREATE EXTENSION pg_trgm SCHEMA parts VERSION '1.5'; CREATE EXTENSION cube VERSION '1.4';"
+        "CREATE EXTENSION earthdistance; CREATE TABLE t (name text, at earth); INSERT INTO t VALUES ('a', ll_to_earth(1, 2));"
+        "CREATE INDEX fuzzy ON t USING gin (name parts.gin_trgm_ops);"
+        # What the source runs by itself must neither see the preparation nor run in it.
+        "CREATE FUNCTION never() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'never'; END $$;"
+        "CREATE EVENT TRIGGER never ON ddl_command_start EXECUTE FUNCTION never(); ALTER EVENT TRIGGER never ENABLE ALWAYS"
+    )
+    result = host.dump("postgresql", fresh(host, "older", made))
+    answer = host.prove("postgresql", result, "older")
+    assert answer.get("verdict") == "equal", answer
+    scripts = "/usr/share/postgresql/15/extension"
+    host.shell(f"mkdir /tmp/away; mv {scripts}/pg_trgm--*1.5*.sql /tmp/away/")
+    try:
+        answer = host.prove("postgresql", result, "older")
+    finally:
+        host.shell(f"mv /tmp/away/* {scripts}/; rmdir /tmp/away")
+    assert answer["verdict"] == "unknown" and 'extension "pg_trgm" in version 1.5' in answer["error"], answer
 
 
 def test_a_table_in_a_system_schema_is_named(host: TrapHost) -> None:

@@ -7,6 +7,7 @@ Private to the collection. Valid for Python 3.6, standard library.
 """
 
 import binascii
+import json
 import os
 import re
 import signal
@@ -14,6 +15,7 @@ import subprocess
 from typing import Any, Callable, Dict, List  # noqa: F401
 
 from ansible_collections.sunset.crm.plugins.module_utils._dump import pg as dump_pg
+from ansible_collections.sunset.crm.plugins.module_utils._proof import pg_extensions as proof_pg_extensions
 from ansible_collections.sunset.crm.plugins.module_utils._proof.scratch import Feed, KeptFeed, Scratch, stop_server  # noqa: F401
 from ansible_collections.sunset.crm.plugins.module_utils._vault.state import VaultError
 from ansible_collections.sunset.crm.plugins.module_utils._vault.stream import clean_environment
@@ -208,6 +210,21 @@ class Postgresql(object):
             raise VaultError(wrong, verdict="unknown")
         if wanted["database"] == "postgres":
             self.scratch.run(self.psql(MAINTENANCE), b"DROP DATABASE postgres")
+        # Packages of earlier versions do not say them.
+        extensions = wanted.get("notes", {}).get("extensions", [])
+        if extensions:
+            self.make_extensions(extensions)
+
+    def make_extensions(self, wanted):
+        # type: (List[List[str]]) -> None
+        told = self.scratch.run(self.psql(MAINTENANCE) + ["-A", "-t", "-c", proof_pg_extensions.AVAILABLE])
+        available = [json.loads(line) for line in told.decode("utf-8").splitlines()]
+        wrong = proof_pg_extensions.problem(wanted, available, self.bin.split("/")[-2])
+        if wrong:
+            raise VaultError(wrong, verdict="unknown")
+        self.scratch.run(self.psql(MAINTENANCE), b"ALTER DATABASE template0 ALLOW_CONNECTIONS true")
+        hook = proof_pg_extensions.hook(proof_pg_extensions.statements(wanted))
+        self.scratch.run(self.psql("template0"), hook.encode("utf-8", "surrogateescape"))
 
     def feed(self, wanted):
         # type: (Dict[str, Any]) -> Feed

@@ -101,7 +101,7 @@ RESTORES = (
     (
         ".pgcustom",
         "PostgreSQL, one database (it is created under its own name; the server's own database 'postgres', which has nothing in it, is renamed\n"
-        "where it stands in the way):",
+        "where it stands in the way). Extensions are made in the server's version; the source's is in *.fingerprint.json (notes):",
         'if pg_restore -l "$OUT/{file}" | grep -qx "; *dbname: postgres"; then\n'
         '        psql -X -q -d template1 -c "ALTER DATABASE postgres RENAME TO postgres_before"\n'
         "    fi\n"
