@@ -454,6 +454,12 @@ EXTENSIONS = (
     "SELECT json_build_array(e.extname, e.extversion, n.nspname) FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace "
     "WHERE e.oid >= 16384 ORDER BY e.oid"
 )
+# What ALTER FUNCTION can change of their functions. A dump leaves it out.
+EXTENSION_FUNCTIONS = (
+    "SELECT json_build_array(p.oid::regprocedure::text, p.provolatile, p.proparallel, p.proisstrict, p.proleakproof, p.procost, p.prorows, "
+    "p.proconfig) FROM pg_proc p JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e' "
+    'WHERE d.refobjid >= 16384 ORDER BY p.oid::regprocedure::text COLLATE "C"'
+)
 
 
 SEQUENCE_SHAPE = (
@@ -520,6 +526,7 @@ def take(session, database, method=None, progress=None):
         "notes": {
             "data_elsewhere": sorted(one[0] for one in relations if one[3] == "f"),
             "extensions": session.rows(EXTENSIONS),
+            "extension_functions": session.rows(EXTENSION_FUNCTIONS),
         },
     }
 

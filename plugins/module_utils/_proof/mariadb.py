@@ -143,6 +143,7 @@ class Mariadb(object):
         self.scratch = scratch
         self.find_programs(str(source.get("version") or ""))
         self.not_restored = []  # type: List[str]
+        self.set_again = []  # type: List[str]
         self.later = []  # type: List[Tuple[str, bytes]]
 
     def find_programs(self, source):

@@ -15,6 +15,7 @@ import subprocess
 from typing import Any, Callable, Dict, List  # noqa: F401
 
 from ansible_collections.sunset.crm.plugins.module_utils._dump import pg as dump_pg
+from ansible_collections.sunset.crm.plugins.module_utils._fingerprint import pg as fingerprint_pg
 from ansible_collections.sunset.crm.plugins.module_utils._proof import pg_extensions as proof_pg_extensions
 from ansible_collections.sunset.crm.plugins.module_utils._proof.scratch import Feed, KeptFeed, Scratch, stop_server  # noqa: F401
 from ansible_collections.sunset.crm.plugins.module_utils._vault.state import VaultError
@@ -156,6 +157,8 @@ class Postgresql(object):
         self.scratch = scratch
         self.bin = os.path.join(HOME, str(choose_major(source.get("version", ""), installed())), "bin")
         self.not_restored = []  # type: List[str]
+        # What no dump holds, and was set from the fingerprint.
+        self.set_again = []  # type: List[str]
 
     def tool(self, name):
         # type: (str) -> str
@@ -211,19 +214,23 @@ class Postgresql(object):
         if wanted["database"] == "postgres":
             self.scratch.run(self.psql(MAINTENANCE), b"DROP DATABASE postgres")
         # Packages of earlier versions do not say them.
-        extensions = wanted.get("notes", {}).get("extensions", [])
-        if extensions:
-            self.make_extensions(extensions)
+        notes = wanted.get("notes", {})
+        if notes.get("extensions"):
+            self.make_extensions(notes["extensions"], notes["extension_functions"])
 
-    def make_extensions(self, wanted):
-        # type: (List[List[str]]) -> None
+    def make_extensions(self, wanted, functions):
+        # type: (List[List[str]], List[List[Any]]) -> None
         told = self.scratch.run(self.psql(MAINTENANCE) + ["-A", "-t", "-c", proof_pg_extensions.AVAILABLE])
         available = [json.loads(line) for line in told.decode("utf-8").splitlines()]
         wrong = proof_pg_extensions.problem(wanted, available, self.bin.split("/")[-2])
         if wrong:
             raise VaultError(wrong, verdict="unknown")
         self.scratch.run(self.psql(MAINTENANCE), b"ALTER DATABASE template0 ALLOW_CONNECTIONS true")
-        hook = proof_pg_extensions.hook(proof_pg_extensions.statements(wanted))
+        trial = proof_pg_extensions.trial(wanted, fingerprint_pg.EXTENSION_FUNCTIONS).encode("utf-8", "surrogateescape")
+        told = self.scratch.run(self.psql("template0") + ["-A", "-t"], trial)
+        made = [json.loads(line) for line in told.decode("utf-8", "surrogateescape").splitlines() if line.startswith("[")]
+        self.set_again = proof_pg_extensions.alterations(functions, made)
+        hook = proof_pg_extensions.hook(proof_pg_extensions.statements(wanted) + self.set_again)
         self.scratch.run(self.psql("template0"), hook.encode("utf-8", "surrogateescape"))
 
     def feed(self, wanted):

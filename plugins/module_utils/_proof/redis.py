@@ -117,6 +117,7 @@ class Redis(object):
         # type: (Scratch, Dict[str, Any]) -> None
         self.scratch, self.source, self.daemon = scratch, source, find()
         self.not_restored = []  # type: List[str]
+        self.set_again = []  # type: List[str]
 
     def __enter__(self):
         # type: () -> Redis

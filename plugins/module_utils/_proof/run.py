@@ -12,7 +12,7 @@ import json
 import os
 import re
 import subprocess
-from typing import Any, Dict, List, Optional, Tuple  # noqa: F401
+from typing import Any, Dict, List, Optional, Sequence, Tuple  # noqa: F401
 
 from ansible_collections.sunset.crm.plugins.module_utils import _canonical
 from ansible_collections.sunset.crm.plugins.module_utils._copy import (
@@ -187,6 +187,8 @@ def prove_database(engine, artefacts, source, base, more):
         "differences": differences[:SHOWN],
         "differences_total": len(differences),
         "not_restored": not_restored,
+        # Statements from the fingerprint: the dump does not hold what they say.
+        "set_again": server.set_again,
         # Tables whose rows are kept on another server: no copy of this one can hold them.
         "data_elsewhere": wanted.get("notes", {}).get("data_elsewhere", []),
         "engine_version": copy["version"],
@@ -197,18 +199,20 @@ def prove_database(engine, artefacts, source, base, more):
         "network": network,
         # Directories of the vault that it could not have seen.
         "hidden": scratch.unseen,
-        "depth": depth(differences, allowed),
+        "depth": depth(differences, allowed, server.set_again),
     }
     return dict(result, **extra)
 
 
-def depth(differences, allowed):
-    # type: (List[Dict[str, Any]], List[str]) -> str
+def depth(differences, allowed, set_again=()):
+    # type: (List[Dict[str, Any]], List[str], Sequence[str]) -> str
     """What the verdict rests on, and what it does not say. A restore fills materialized views anew: rows that only an old one still held
     are in no copy. Pure."""
     words, stale = DEPTH, [one["name"] for one in differences if one["kind"] == "materialized view" and one["derived"]]
     if allowed:
         words += "; allowed to differ in content: %s" % ", ".join(allowed)
+    if set_again:
+        words += "; set again from the fingerprint, since no dump holds it: %s" % "; ".join(set_again)
     if stale:
         words += "; filled anew, with other rows than at the source: the materialized views %s" % ", ".join(stale)
     return words

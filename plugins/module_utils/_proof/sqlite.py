@@ -70,6 +70,7 @@ class Sqlite(object):
             raise VaultError("the Python of this vault has no sqlite3 module; install its package", verdict="unknown")
         self.scratch, self.source = scratch, source
         self.not_restored = []  # type: List[str]
+        self.set_again = []  # type: List[str]
 
     def __enter__(self):
         # type: () -> Sqlite

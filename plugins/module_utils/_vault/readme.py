@@ -101,7 +101,9 @@ RESTORES = (
     (
         ".pgcustom",
         "PostgreSQL, one database (it is created under its own name; the server's own database 'postgres', which has nothing in it, is renamed\n"
-        "where it stands in the way). Extensions are made in the server's version; the source's is in *.fingerprint.json (notes):",
+        "where it stands in the way). Extensions are made in the server's version; the source's is in *.fingerprint.json (notes).\n"
+        "Where contents.json names statements that were 'set again' (proven.depth), restore with --section=pre-data first, run them in the new\n"
+        "database, then restore into it (-d its name, without -C) with --section=data --section=post-data:",
         'if pg_restore -l "$OUT/{file}" | grep -qx "; *dbname: postgres"; then\n'
         '        psql -X -q -d template1 -c "ALTER DATABASE postgres RENAME TO postgres_before"\n'
         "    fi\n"

@@ -388,6 +388,29 @@ def test_an_extension_is_made_where_it_was_and_names_stay_names():
     assert one.replace("'", "''") + ";\nEND'" in proof_pg_extensions.hook([one]), "the body of the function is one literal"
 
 
+@pytest.mark.parametrize(
+    "name, word",
+    [("Parts", '"Parts"'), ('a"b', '"a""b"'), ("B\u00fcro\\", 'U&"B\\+0000FCro\\+00005C"'), ('\u00fc"', 'U&"\\+0000FC"""')],
+)
+def test_names_of_extensions_do_not_depend_on_the_encoding(name, word):
+    assert proof_pg_extensions.identifier(name) == word
+
+
+@pytest.mark.parametrize(
+    "theirs, words",
+    [
+        (["s", "u", True, False, 1, 0, None], None),
+        (["i", "u", True, False, 1, 0, None], "IMMUTABLE"),
+        (["v", "s", False, True, 0.5, 10, None], "VOLATILE PARALLEL SAFE CALLED ON NULL INPUT LEAKPROOF COST 0.5 ROWS 10"),
+        (["s", "u", True, False, 1, 0, ["work_mem=5MB", "a.b=it's"]], "RESET ALL SET \"work_mem\" TO '5MB' SET \"a\".\"b\" TO 'it''s'"),
+    ],
+)
+def test_what_was_altered_of_an_extensions_function_is_set_again(theirs, words):
+    made = [["public.unaccent(text)", "s", "u", True, False, 1, 0, None]]
+    found = proof_pg_extensions.alterations([["public.unaccent(text)"] + theirs, ["gone()"] + theirs], made)
+    assert found == (["ALTER FUNCTION public.unaccent(text) " + words] if words else [])
+
+
 def test_tablespaces_get_a_directory_of_the_scratch():
     text = "CREATE ROLE a;\nCREATE TABLESPACE fast OWNER a LOCATION '/it''s';\nGRANT ALL ON TABLESPACE fast TO a;\n"
     kept = proof_postgresql.relocated(text, lambda number: "/scratch/ts%d" % number)
