@@ -9,6 +9,7 @@ the restored copy: the comparison must name exactly that. What no copy can carry
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -38,6 +39,7 @@ TRAPS = {
     "database named postgres": "test_the_database_named_postgres",
     "template of a server": "test_a_template_is_refused",
     "extension of an older version": "test_an_extension_of_an_older_version",
+    "definitions of another major version": "test_definitions_of_another_major_version_are_not_compared",
     "function of an extension altered": "test_altered_functions_of_an_extension_are_set_again",
     "extension that the vault does not have": "test_an_extension_that_the_vault_lacks",
     "rows in tables of extensions": "test_rows_that_an_extension_keeps_are_not_lost_silently",
@@ -620,6 +622,21 @@ def test_what_was_made_in_a_system_schema_is_named(host: TrapHost) -> None:
         "view information_schema.seen: missing in the copy",
         "type pg_catalog.kept: missing in the copy",
     }
+
+
+def test_definitions_of_another_major_version_are_not_compared(host: TrapHost) -> None:
+    """A fingerprint that says 14 stands for a source of that version; what differs is a definition, so nobody can call the copy damaged."""
+    made = "CREATE TABLE t (a int); CREATE FUNCTION pg_catalog.lost() RETURNS int LANGUAGE sql AS 'SELECT 1'"
+    result = host.dump("postgresql", fresh(host, "hidden", made))
+    (entry,) = [one for one in result["artefacts"] if one["role"] == "fingerprint"]
+    found = json.loads(host.shell(f"zstd -qdc {entry['path']}"))
+    text = json.dumps({**found, "version": "14.1"})
+    host.run("sh", "-c", "zstd -q >/tmp/older.zst", stdin=text)
+    older = {**entry, "path": "/tmp/older.zst", "plain_sha256": hashlib.sha256(text.encode()).hexdigest()}
+    result["artefacts"] = [older if one is entry else one for one in result["artefacts"]]
+    answer = host.prove("postgresql", result, "hidden")
+    assert answer["verdict"] == "unknown" and "definitions cannot be compared across major versions" in answer["error"], answer
+    assert "(1 differ, the first: routine pg_catalog.lost() missing in the copy)" in answer["error"], answer
 
 
 def test_what_a_product_changes_is_allowed_in_its_rows_alone(host: TrapHost) -> None:
