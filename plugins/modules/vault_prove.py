@@ -125,6 +125,13 @@ result:
       returned: when a comparison was made
       type: int
       sample: 0
+    set_again:
+      description: Statements that were taken from the source's fingerprint, because the dump does not hold what they say (PostgreSQL, what was
+        altered of extensions' functions). Who restores by hand runs them after the extensions and before the indexes.
+      returned: databases
+      type: list
+      elements: str
+      sample: [ALTER FUNCTION public.unaccent(text) IMMUTABLE]
     engine_version:
       description: Version of the server that the copy was restored into.
       returned: databases

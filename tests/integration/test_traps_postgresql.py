@@ -9,6 +9,7 @@ the restored copy: the comparison must name exactly that. What no copy can carry
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Iterator
@@ -16,6 +17,7 @@ from typing import Any
 
 import pytest
 
+from ansible_collections.sunset.crm.plugins.module_utils._vault import readme as vault_readme
 from tests.integration.host_container import LIBRARY, Failed
 from tests.integration.trap_copy import Holder, TrapHost, told
 
@@ -34,6 +36,11 @@ TRAPS = {
     "data of foreign tables": "test_data_elsewhere_is_named",
     "prepared transactions": "test_prepared_transactions_are_refused",
     "database set to read-only": "test_the_copy_is_equal",
+    "database named postgres": "test_the_database_named_postgres",
+    "template of a server": "test_a_template_is_refused",
+    "extension of an older version": "test_an_extension_of_an_older_version",
+    "definitions of another major version": "test_definitions_of_another_major_version_are_not_compared",
+    "function of an extension altered": "test_altered_functions_of_an_extension_are_set_again",
     "extension that the vault does not have": "test_an_extension_that_the_vault_lacks",
     "rows in tables of extensions": "test_rows_that_an_extension_keeps_are_not_lost_silently",
     "tables in the system's schemas": "test_a_table_in_a_system_schema_is_named",
@@ -544,6 +551,81 @@ def test_what_the_databases_own_code_says_is_in_no_answer(host: TrapHost, dumped
     assert where in answer["error"], answer
 
 
+def by_hand(host: TrapHost, result: dict[str, Any], commands: list[str]) -> str:
+    """What a person with a new server and the README of the package does with a dump ($OUT/it.pgcustom)."""
+    (dump,) = [one["path"] for one in result["artefacts"] if one["role"] == "dump"]
+    where = "/srv/byhand"
+    host.shell(f"rm -rf {where}; install -d -o vault {where}; zstd -qdc {dump} >{where}/it.pgcustom")
+    server = f"""set -eu; export OUT={where} PGHOST={where} PGUSER=postgres PATH=$PATH:/usr/lib/postgresql/15/bin
+initdb -D {where}/pg -U postgres -A trust --no-sync >/dev/null
+pg_ctl -D {where}/pg -l {where}/log -s -w -o "-k {where} -c listen_addresses= -c fsync=off" start
+trap 'pg_ctl -D {where}/pg -s -m immediate stop' EXIT
+"""
+    return host.run("runuser", "-u", "vault", "--", "sh", stdin=server + "\n".join(commands))
+
+
+def test_the_database_named_postgres(host: TrapHost) -> None:
+    """Every server has one, so a restore that creates it finds it there already; some containers keep all their rows in it."""
+    psql(
+        host, "DROP TABLE IF EXISTS kept; CREATE TABLE kept AS SELECT g FROM generate_series(1, 7) g; CREATE EXTENSION IF NOT EXISTS hstore"
+    )
+    result = host.dump("postgresql", "postgres")
+    answer = host.prove("postgresql", result, "postgres")
+    psql(host, "DROP TABLE kept; DROP EXTENSION hstore")
+    assert answer.get("verdict") == "equal" and (answer["tables"], answer["rows"]) == (1, 7), answer
+    (command,) = [words for ending, _what, words in vault_readme.RESTORES if ending == ".pgcustom"]
+    counted = by_hand(host, result, [command.format(file="it.pgcustom"), "psql -XqAt -d postgres -c 'SELECT count(*) FROM kept'"])
+    assert counted.strip() == "7"
+
+
+def test_a_template_is_refused(host: TrapHost) -> None:
+    with pytest.raises(Failed, match="template1 is the template of new databases"):
+        host.dump("postgresql", "template1")
+
+
+def test_an_extension_of_an_older_version(host: TrapHost) -> None:
+    """As after pg_upgrade. A dump says no version: the restore would make the newest one. It may lie in any schema, and need others."""
+    made = (
+        "CREATE SCHEMA parts; CREATE EXTENSION pg_trgm SCHEMA parts VERSION '1.5'; CREATE EXTENSION cube VERSION '1.4';"
+        "CREATE EXTENSION earthdistance; CREATE TABLE t (name text, at earth); INSERT INTO t VALUES ('a', ll_to_earth(1, 2));"
+        "CREATE INDEX fuzzy ON t USING gin (name parts.gin_trgm_ops);"
+        # What the source runs by itself must neither see the preparation nor run in it.
+        "CREATE FUNCTION never() RETURNS event_trigger LANGUAGE plpgsql AS $$ BEGIN RAISE EXCEPTION 'never'; END $$;"
+        "CREATE EVENT TRIGGER never ON ddl_command_start EXECUTE FUNCTION never(); ALTER EVENT TRIGGER never ENABLE ALWAYS"
+    )
+    result = host.dump("postgresql", fresh(host, "older", made))
+    answer = host.prove("postgresql", result, "older")
+    assert answer.get("verdict") == "equal", answer
+    scripts = "/usr/share/postgresql/15/extension"
+    host.shell(f"mkdir /tmp/away; mv {scripts}/pg_trgm--*1.5*.sql /tmp/away/")
+    try:
+        answer = host.prove("postgresql", result, "older")
+    finally:
+        host.shell(f"mv /tmp/away/* {scripts}/; rmdir /tmp/away")
+    assert answer["verdict"] == "unknown" and 'extension "pg_trgm" in version 1.5' in answer["error"], answer
+
+
+def test_altered_functions_of_an_extension_are_set_again(host: TrapHost) -> None:
+    """A dump leaves out what was altered of an extension's own functions, and an index that needs it cannot be restored."""
+    made = (
+        "CREATE SCHEMA parts; CREATE EXTENSION unaccent SCHEMA parts; ALTER FUNCTION parts.unaccent(text) IMMUTABLE COST 7;"
+        'ALTER FUNCTION parts.unaccent(regdictionary, text) SET search_path = "$user", parts; CREATE EXTENSION hstore;'
+        "CREATE TABLE t (name text); INSERT INTO t VALUES ('Zoë'); CREATE INDEX plain ON t (parts.unaccent(name))"
+    )
+    result = host.dump("postgresql", fresh(host, "altered", made))
+    answer = host.prove("postgresql", result, "altered")
+    assert answer.get("verdict") == "equal", answer
+    assert answer["set_again"] == [
+        'ALTER FUNCTION parts.unaccent(regdictionary,text) RESET ALL SET "search_path" TO "$user", parts',
+        "ALTER FUNCTION parts.unaccent(text) IMMUTABLE COST 7",
+    ]
+    assert answer["set_again"][0] in answer["depth"]
+    commands = ['pg_restore -e -C --no-tablespaces --section=pre-data -d template1 "$OUT/it.pgcustom"']
+    commands += [f"psql -Xq -v ON_ERROR_STOP=1 -d altered <<'END'\n{';'.join(answer['set_again'])};\nEND"]
+    commands += ['pg_restore -e --no-tablespaces --section=data --section=post-data -d altered "$OUT/it.pgcustom"']
+    assert by_hand(host, result, [*commands, "psql -XqAt -d altered -c 'SELECT count(*) FROM t'"]).strip() == "1"
+
+
 def test_a_table_in_a_system_schema_is_named(host: TrapHost) -> None:
     result = host.dump("postgresql", fresh(host, "hidden", "CREATE TABLE information_schema.mine AS SELECT 1 AS a"))
     answer = host.prove("postgresql", result, "hidden")
@@ -559,6 +641,8 @@ def test_bytes_that_are_no_utf8_are_kept(host: TrapHost, encoding: str, value: s
     psql(host, f"CREATE DATABASE old ENCODING '{encoding}' LOCALE 'C' TEMPLATE template0")
     argv = ["env", f"PGCLIENTENCODING={encoding}", "psql", "-Xq", "-v", "ON_ERROR_STOP=1", "-d", "old"]
     made = f"CREATE TABLE t (a text); INSERT INTO t VALUES (E'{value}'), ('plain')"
+    if encoding != "SQL_ASCII":
+        made += '; CREATE SCHEMA U&"B\\00FCro"; CREATE EXTENSION pg_trgm SCHEMA U&"B\\00FCro" VERSION \'1.5\''
     host.run("runuser", "-u", "postgres", "--", *argv, stdin=made)
     answer = host.prove("postgresql", host.dump("postgresql", "old"), "old")
     assert answer.get("verdict") == "equal" and answer["rows"] == 2, answer
@@ -574,6 +658,21 @@ def test_what_was_made_in_a_system_schema_is_named(host: TrapHost) -> None:
         "view information_schema.seen: missing in the copy",
         "type pg_catalog.kept: missing in the copy",
     }
+
+
+def test_definitions_of_another_major_version_are_not_compared(host: TrapHost) -> None:
+    """A fingerprint that says 14 stands for a source of that version; what differs is a definition, so nobody can call the copy damaged."""
+    made = "CREATE TABLE t (a int); CREATE FUNCTION pg_catalog.lost() RETURNS int LANGUAGE sql AS 'SELECT 1'"
+    result = host.dump("postgresql", fresh(host, "hidden", made))
+    (entry,) = [one for one in result["artefacts"] if one["role"] == "fingerprint"]
+    found = json.loads(host.shell(f"zstd -qdc {entry['path']}"))
+    text = json.dumps({**found, "version": "14.1"})
+    host.run("sh", "-c", "zstd -q >/tmp/older.zst", stdin=text)
+    older = {**entry, "path": "/tmp/older.zst", "plain_sha256": hashlib.sha256(text.encode()).hexdigest()}
+    result["artefacts"] = [older if one is entry else one for one in result["artefacts"]]
+    answer = host.prove("postgresql", result, "hidden")
+    assert answer["verdict"] == "unknown" and "definitions cannot be compared across major versions" in answer["error"], answer
+    assert "(1 differ, the first: routine pg_catalog.lost() missing in the copy)" in answer["error"], answer
 
 
 def test_what_a_product_changes_is_allowed_in_its_rows_alone(host: TrapHost) -> None:

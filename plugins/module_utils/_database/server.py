@@ -140,6 +140,9 @@ def _session(live):
 
 
 def _postgresql(spec, live):
+    wrong = dump_pg.template_problem(spec["database"])
+    if wrong:
+        raise DatabaseError(wrong)
     with _session(live) as session:
         banner, version, number, may_identify, oid, standby, size = session.rows(dump_pg.IDENTITY)[0]
         wrong = impostor("postgresql", banner)

@@ -45,18 +45,27 @@ _LISTS = (
 )
 
 
+def setting(one):
+    """work_mem=5MB, as the catalogue has it -> "work_mem" TO '5MB', for SET."""
+    name, value = one.split("=", 1)
+    listed = name.lower() in _LISTS
+    quoted = value if listed and value else database_sqlclient.pg_literal(value).replace("\\", "\\\\")
+    if "\\" in value and not listed:
+        quoted = "E" + quoted
+    return "{0} TO {1}".format(".".join(database_sqlclient.pg_identifier(part) for part in name.split(".")), quoted)
+
+
 def settings_of_all_roles(settings):
     """["work_mem=5MB"] -> the statements that set them again; last in the globals, so that they do not disturb what is before."""
-    lines = []
-    for one in settings:
-        name, value = one.split("=", 1)
-        quoted = value if name.lower() in _LISTS and value else database_sqlclient.pg_literal(value).replace("\\", "\\\\")
-        if "\\" in value and name.lower() not in _LISTS:
-            quoted = "E" + quoted
-        lines.append(
-            "ALTER ROLE ALL SET {0} TO {1};\n".format(".".join(database_sqlclient.pg_identifier(part) for part in name.split(".")), quoted)
-        )
+    lines = ["ALTER ROLE ALL SET {0};\n".format(setting(one)) for one in settings]
     return "\n-- Settings of all roles\n" + "".join(lines) if lines else ""
+
+
+def template_problem(database):
+    """Every server makes its own: a copy could be restored into none."""
+    if database in ("template0", "template1"):
+        return "{0} is the template of new databases, and no database of a CRM; name the one that the CRM uses".format(database)
+    return None
 
 
 ENCODING = "SELECT json_build_array(current_setting('server_encoding'))"

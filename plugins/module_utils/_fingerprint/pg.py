@@ -449,6 +449,19 @@ def sequence_statement(schema, name):
     return "SELECT json_build_array(s.last_value::text, s.is_called) FROM {0}.{1} s".format(pg_identifier(schema), pg_identifier(name))
 
 
+# Name, version and schema, for whoever makes them again; those of a new server are there already. What one requires is older than it.
+EXTENSIONS = (
+    "SELECT json_build_array(e.extname, e.extversion, n.nspname) FROM pg_extension e JOIN pg_namespace n ON n.oid = e.extnamespace "
+    "WHERE e.oid >= 16384 ORDER BY e.oid"
+)
+# What ALTER FUNCTION can change of their functions. A dump leaves it out.
+EXTENSION_FUNCTIONS = (
+    "SELECT json_build_array(p.oid::regprocedure::text, p.provolatile, p.proparallel, p.proisstrict, p.proleakproof, p.procost, p.prorows, "
+    "p.proconfig) FROM pg_proc p JOIN pg_depend d ON d.classid = 'pg_proc'::regclass AND d.objid = p.oid AND d.deptype = 'e' "
+    'WHERE d.refobjid >= 16384 ORDER BY p.oid::regprocedure::text COLLATE "C"'
+)
+
+
 SEQUENCE_SHAPE = (
     "SELECT json_build_array(" + _name("n.nspname", "c.relname") + ", s.seqtypid::regtype::text, s.seqstart, s.seqincrement, s.seqmax, "
     "s.seqmin, s.seqcache, s.seqcycle, pg_get_userbyid(c.relowner), " + _acl("c.relacl", "s", "c.relowner") + ", (SELECT "
@@ -510,7 +523,11 @@ def take(session, database, method=None, progress=None):
         "derived": contents["m"],
         "catalogue": catalogue,
         "globals": global_objects(session, method),
-        "notes": {"data_elsewhere": sorted(one[0] for one in relations if one[3] == "f")},
+        "notes": {
+            "data_elsewhere": sorted(one[0] for one in relations if one[3] == "f"),
+            "extensions": session.rows(EXTENSIONS),
+            "extension_functions": session.rows(EXTENSION_FUNCTIONS),
+        },
     }
 
 

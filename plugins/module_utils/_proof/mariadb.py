@@ -188,6 +188,7 @@ class Mariadb(object):
         self.scratch = scratch
         self.find_programs(str(source.get("version") or ""))
         self.not_restored = []  # type: List[str]
+        self.set_again = []  # type: List[str]
         self.later = []  # type: List[Tuple[str, bytes]]
         self.zones = set()  # type: Set[str]
         self.database = str(source.get("database") or "")
@@ -253,8 +254,8 @@ class Mariadb(object):
             self.scratch.run(self.argv(ACCOUNT), b"".join(mine))
         return len(self.later) - len(mine)
 
-    def feed(self):
-        # type: () -> Feed
+    def feed(self, _wanted):
+        # type: (Dict[str, Any]) -> Feed
         feed = ZonedFeed(self.scratch, lambda _first: self.argv(ACCOUNT), "the restore", self.learn_zone)
         feed.advice = lambda said: advice(said, self.database)
         return feed

@@ -7,18 +7,24 @@ Private to the collection. Valid for Python 3.6, standard library.
 """
 
 import binascii
+import json
 import os
 import re
 import signal
 import subprocess
 from typing import Any, Callable, Dict, List  # noqa: F401
 
+from ansible_collections.sunset.crm.plugins.module_utils._dump import pg as dump_pg
+from ansible_collections.sunset.crm.plugins.module_utils._fingerprint import pg as fingerprint_pg
+from ansible_collections.sunset.crm.plugins.module_utils._proof import pg_extensions as proof_pg_extensions
 from ansible_collections.sunset.crm.plugins.module_utils._proof.scratch import Feed, KeptFeed, Scratch, stop_server  # noqa: F401
 from ansible_collections.sunset.crm.plugins.module_utils._vault.state import VaultError
 from ansible_collections.sunset.crm.plugins.module_utils._vault.stream import clean_environment
 
 # Not "postgres": the source's globals create that role themselves, with its password and settings.
 ROLE = "sunset_proof"
+# Where we are connected while another database is made; no copy has this name, while it may well be called "postgres".
+MAINTENANCE = "template1"
 PORT = 5432
 HOME = "/usr/lib/postgresql"
 BASE_BYTES = 128 << 20
@@ -138,7 +144,7 @@ def restore_argv(first, server):
     """pg_restore, which stops at the first error. A plain dump would be obeyed by psql, with whatever commands stand in it."""
     if not first.startswith(b"PGDMP"):
         raise VaultError("the dump is none of PostgreSQL's custom format; make it again", verdict="unknown")
-    where = ["-h", server.socket, "-p", str(PORT), "-U", ROLE, "-d", "dbname=postgres" + PINNED]
+    where = ["-h", server.socket, "-p", str(PORT), "-U", ROLE, "-d", "dbname=" + MAINTENANCE + PINNED]
     return [server.tool("pg_restore"), "-e", "-C"] + where
 
 
@@ -151,6 +157,8 @@ class Postgresql(object):
         self.scratch = scratch
         self.bin = os.path.join(HOME, str(choose_major(source.get("version", ""), installed())), "bin")
         self.not_restored = []  # type: List[str]
+        # What no dump holds, and was set from the fingerprint.
+        self.set_again = []  # type: List[str]
 
     def tool(self, name):
         # type: (str) -> str
@@ -190,15 +198,44 @@ class Postgresql(object):
         kept = relocated(text.decode("utf-8", "surrogateescape"), lambda number: self.scratch.sub("ts%d" % number))
         version = self.scratch.run([self.tool("psql"), "--version"]).decode("utf-8", "replace").strip()
         kept = confined(kept, version, binascii.hexlify(os.urandom(16)).decode("ascii"))
-        self.scratch.run(self.psql("postgres"), kept.encode("utf-8", "surrogateescape"))
+        self.scratch.run(self.psql(MAINTENANCE), kept.encode("utf-8", "surrogateescape"))
 
     def loaded(self, _database):
         # type: (str) -> int
         """PostgreSQL's grants on objects are in the dump itself."""
         return 0
 
-    def feed(self):
-        # type: () -> Feed
+    def prepare(self, wanted):
+        # type: (Dict[str, Any]) -> None
+        """What pg_restore must find, and what it must not."""
+        wrong = dump_pg.template_problem(wanted["database"])
+        if wrong:
+            raise VaultError(wrong, verdict="unknown")
+        if wanted["database"] == "postgres":
+            self.scratch.run(self.psql(MAINTENANCE), b"DROP DATABASE postgres")
+        # Packages of earlier versions do not say them.
+        notes = wanted.get("notes", {})
+        if notes.get("extensions"):
+            self.make_extensions(notes["extensions"], notes["extension_functions"])
+
+    def make_extensions(self, wanted, functions):
+        # type: (List[List[str]], List[List[Any]]) -> None
+        told = self.scratch.run(self.psql(MAINTENANCE) + ["-A", "-t", "-c", proof_pg_extensions.AVAILABLE])
+        available = [json.loads(line) for line in told.decode("utf-8").splitlines()]
+        wrong = proof_pg_extensions.problem(wanted, available, self.bin.split("/")[-2])
+        if wrong:
+            raise VaultError(wrong, verdict="unknown")
+        self.scratch.run(self.psql(MAINTENANCE), b"ALTER DATABASE template0 ALLOW_CONNECTIONS true")
+        trial = proof_pg_extensions.trial(wanted, fingerprint_pg.EXTENSION_FUNCTIONS).encode("utf-8", "surrogateescape")
+        told = self.scratch.run(self.psql("template0") + ["-A", "-t"], trial)
+        made = [json.loads(line) for line in told.decode("utf-8", "surrogateescape").splitlines() if line.startswith("[")]
+        self.set_again = proof_pg_extensions.alterations(functions, made)
+        hook = proof_pg_extensions.hook(proof_pg_extensions.statements(wanted) + self.set_again)
+        self.scratch.run(self.psql("template0"), hook.encode("utf-8", "surrogateescape"))
+
+    def feed(self, wanted):
+        # type: (Dict[str, Any]) -> Feed
+        self.prepare(wanted)
         found = os.statvfs(self.scratch.path)
         count = jobs(int(self.bin.split("/")[-2]), self.scratch.needed, found.f_bavail * found.f_frsize, os.cpu_count() or 1)
 

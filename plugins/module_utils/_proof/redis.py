@@ -117,6 +117,7 @@ class Redis(object):
         # type: (Scratch, Dict[str, Any]) -> None
         self.scratch, self.source, self.daemon = scratch, source, find()
         self.not_restored = []  # type: List[str]
+        self.set_again = []  # type: List[str]
 
     def __enter__(self):
         # type: () -> Redis
@@ -170,8 +171,8 @@ class Redis(object):
         """There are no accounts and no grants to put back after the data."""
         return 0
 
-    def feed(self):
-        # type: () -> Restore
+    def feed(self, _wanted):
+        # type: (Dict[str, Any]) -> Restore
         return Restore(self.session)
 
     def session_arguments(self, database):

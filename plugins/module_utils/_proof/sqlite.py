@@ -70,6 +70,7 @@ class Sqlite(object):
             raise VaultError("the Python of this vault has no sqlite3 module; install its package", verdict="unknown")
         self.scratch, self.source = scratch, source
         self.not_restored = []  # type: List[str]
+        self.set_again = []  # type: List[str]
 
     def __enter__(self):
         # type: () -> Sqlite
@@ -89,8 +90,8 @@ class Sqlite(object):
         """There are no accounts and no grants to put back after the data."""
         return 0
 
-    def feed(self):
-        # type: () -> FileSink
+    def feed(self, _wanted):
+        # type: (Dict[str, Any]) -> FileSink
         return FileSink(self)
 
     def session_arguments(self, database):

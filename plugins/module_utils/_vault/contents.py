@@ -97,8 +97,11 @@ SCHEMA = {
 
 # (ending of the decrypted and decompressed file, what opens it); the first that fits.
 OPENERS = (
-    (".globals.sql", "psql -X -d postgres -f FILE (roles; before the dump)"),
-    (".pgcustom", "pg_restore -e -C --no-tablespaces -d postgres FILE"),
+    (".globals.sql", "psql -X -d template1 -f FILE (roles; before the dump)"),
+    (
+        ".pgcustom",
+        "pg_restore -e -C --no-tablespaces -d template1 FILE (where it is the database postgres: rename the server's own before)",
+    ),
     (".mysql.sql", "mysql --binary-mode --default-character-set=utf8mb4 <FILE"),
     (".mysql-users.sql", "mysql --force <FILE (accounts and grants; after the dumps, their objects must be there)"),
     (".users.sql", "mariadb --force <FILE (accounts and grants; after the dumps, their tables must be there)"),

@@ -96,12 +96,18 @@ RESTORES = (
     (
         ".globals.sql",
         "PostgreSQL, roles (that a role or a tablespace's directory is, or is not, there already is no fault):",
-        'psql -X -q -d postgres -f "$OUT/{file}" >"$OUT/roles.log"',
+        'psql -X -q -d template1 -f "$OUT/{file}" >"$OUT/roles.log"',
     ),
     (
         ".pgcustom",
-        "PostgreSQL, one database (it is created under its own name):",
-        'pg_restore -e -C --no-tablespaces -d postgres "$OUT/{file}"',
+        "PostgreSQL, one database (it is created under its own name; the server's own database 'postgres', which has nothing in it, is renamed\n"
+        "where it stands in the way). Extensions are made in the server's version; the source's is in *.fingerprint.json (notes).\n"
+        "Where contents.json names statements that were 'set again' (proven.depth), restore with --section=pre-data first, run them in the new\n"
+        "database, then restore into it (-d its name, without -C) with --section=data --section=post-data:",
+        'if pg_restore -l "$OUT/{file}" | grep -qx "; *dbname: postgres"; then\n'
+        '        psql -X -q -d template1 -c "ALTER DATABASE postgres RENAME TO postgres_before"\n'
+        "    fi\n"
+        '    pg_restore -e -C --no-tablespaces -d template1 "$OUT/{file}"',
     ),
     (
         ".mysql.sql",

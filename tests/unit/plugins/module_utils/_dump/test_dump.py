@@ -111,3 +111,8 @@ def test_a_server_is_put_back_as_its_row():
     assert dump_mysql.server_statements([]) == []
     made = dump_mysql.server_statements([["s", "192.0.2.1", "d", "u", "it's", "3306", "", "mysql", ""]])
     assert "_utf8mb4 X'69742773'" in made[0] and made[1] == "FLUSH PRIVILEGES;"
+
+
+@pytest.mark.parametrize("name, refused", [("template0", True), ("template1", True), ("postgres", False), ("crm", False)])
+def test_templates_are_no_databases_of_a_crm(name, refused):
+    assert bool(dump_pg.template_problem(name)) == refused

@@ -14,6 +14,7 @@ import pytest
 from ansible_collections.sunset.crm.plugins.module_utils._copy import reader as copy_reader
 from ansible_collections.sunset.crm.plugins.module_utils._proof import (
     mariadb as proof_mariadb,
+    pg_extensions as proof_pg_extensions,
     postgresql as proof_postgresql,
     run as proof_run,
     scratch as proof_scratch,
@@ -340,6 +341,74 @@ def test_the_server_is_of_the_same_major_or_newer():
 )
 def test_how_versions_stand(source, here, word):
     assert proof_run.relation(source, here) == word
+
+
+def difference(kind, derived=False):
+    return {"kind": kind, "name": "public.v", "what": "definition", "source": "a", "copy": "b", "derived": derived}
+
+
+@pytest.mark.parametrize(
+    "source, here, kinds, apart",
+    [
+        ("14.1", "15.18", ["view", "column"], True),
+        ("15.1", "15.18", ["view"], False),
+        ("15.18", "15.18", ["view"], False),
+        ("14.1", "15.18", [], False),
+        ("14.1", "15.18", ["view", "table"], False),
+        ("14.1", "15.18", ["large object"], False),
+        ("14.1", "15.18", ["sequence value"], False),
+        ("10.6.3-MariaDB", "10.11.19-MariaDB", ["view"], False),
+    ],
+)
+def test_definitions_are_not_compared_across_major_versions(source, here, kinds, apart):
+    differences = [difference(kind) for kind in kinds] + [difference("role", derived=True)]
+    engine = "mariadb" if "MariaDB" in source else "postgresql"
+    said = proof_run.apart_by_major(engine, {"version": source}, {"version": here}, differences)
+    assert bool(said) == apart
+    if apart:
+        assert "14.1" in said and "15.18" in said and "2 differ, the first: view public.v definition" in said
+
+
+@pytest.mark.parametrize(
+    "available, said",
+    [
+        ([["pg_trgm", "1.6"], ["pg_trgm", "1.5"]], ""),
+        ([["pg_trgm", "1.6"], ["pg_trgm", "1.4"]], 'extension "pg_trgm" in version 1.5 (has 1.4, 1.6)'),
+        ([["hstore", "1.5"]], 'extension "pg_trgm" in version 1.5 (has none)'),
+    ],
+)
+def test_an_extension_is_made_in_the_sources_version_or_named(available, said):
+    found = proof_pg_extensions.problem([["pg_trgm", "1.5", "public"]], available, "15")
+    assert said in found and bool(found) == bool(said)
+
+
+def test_an_extension_is_made_where_it_was_and_names_stay_names():
+    (one,) = proof_pg_extensions.statements([['uuid-"ossp', "1'1", "Parts"]])
+    assert one == 'CREATE EXTENSION IF NOT EXISTS "uuid-""ossp" WITH SCHEMA "Parts" VERSION \'1\'\'1\''
+    assert one.replace("'", "''") + ";\nEND'" in proof_pg_extensions.hook([one]), "the body of the function is one literal"
+
+
+@pytest.mark.parametrize(
+    "name, word",
+    [("Parts", '"Parts"'), ('a"b', '"a""b"'), ("B\u00fcro\\", 'U&"B\\+0000FCro\\+00005C"'), ('\u00fc"', 'U&"\\+0000FC"""')],
+)
+def test_names_of_extensions_do_not_depend_on_the_encoding(name, word):
+    assert proof_pg_extensions.identifier(name) == word
+
+
+@pytest.mark.parametrize(
+    "theirs, words",
+    [
+        (["s", "u", True, False, 1, 0, None], None),
+        (["i", "u", True, False, 1, 0, None], "IMMUTABLE"),
+        (["v", "s", False, True, 0.5, 10, None], "VOLATILE PARALLEL SAFE CALLED ON NULL INPUT LEAKPROOF COST 0.5 ROWS 10"),
+        (["s", "u", True, False, 1, 0, ["work_mem=5MB", "a.b=it's"]], "RESET ALL SET \"work_mem\" TO '5MB' SET \"a\".\"b\" TO 'it''s'"),
+    ],
+)
+def test_what_was_altered_of_an_extensions_function_is_set_again(theirs, words):
+    made = [["public.unaccent(text)", "s", "u", True, False, 1, 0, None]]
+    found = proof_pg_extensions.alterations([["public.unaccent(text)"] + theirs, ["gone()"] + theirs], made)
+    assert found == (["ALTER FUNCTION public.unaccent(text) " + words] if words else [])
 
 
 def test_tablespaces_get_a_directory_of_the_scratch():
