@@ -58,12 +58,16 @@ TRAPS = {
             "index dropped", "index unique", "grant missing", "grant to public", "other default", "blank in a default", "check", "not null",
             "foreign key", "view", "routine body", "aggregate", "cast", "text search dictionary", "operator class", "statistics object",
             "storage of a column", "owner", "schema", "grant on a system object", "table missing", "table too many", "database comment",
+            *(f"{what} of an extension" for what in ("trigger", "index", "row security", "policy", "check", "rule", "column", "comment", "owner",
+              "table", "view", "function", "cost of a function", "setting of a function", "sequence value", "sequence", "dictionary",
+              "search configuration", "domain", "enum", "wrapper", "statistics")),
         )
     },
 }  # fmt: skip
 
 KEPT = r"""
-CREATE EXTENSION pg_trgm; CREATE EXTENSION hstore; CREATE EXTENSION postgres_fdw; CREATE EXTENSION citext;
+CREATE EXTENSION pg_trgm; CREATE EXTENSION hstore; CREATE EXTENSION postgres_fdw; CREATE EXTENSION citext; CREATE EXTENSION unaccent;
+CREATE EXTENSION "uuid-ossp"; CREATE EXTENSION wide;
 CREATE ROLE clerk LOGIN PASSWORD 'secret' CONNECTION LIMIT 7 VALID UNTIL '2031-01-01'; CREATE ROLE staff NOLOGIN;
 COMMENT ON ROLE staff IS 'people'; GRANT staff TO clerk WITH ADMIN OPTION; ALTER ROLE clerk SET work_mem = '5MB';
 ALTER ROLE clerk IN DATABASE traps SET statement_timeout = '7s'; ALTER ROLE ALL SET search_path = "$user", public, "odd, name";
@@ -103,6 +107,7 @@ CREATE TRIGGER asleep BEFORE INSERT ON child FOR EACH ROW EXECUTE FUNCTION noted
 CREATE TRIGGER awake BEFORE UPDATE ON child FOR EACH ROW EXECUTE FUNCTION noted();
 CREATE RULE quiet AS ON DELETE TO scrap DO INSTEAD NOTHING;
 CREATE FUNCTION joined(text, text) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT $1 || $2'; CREATE AGGREGATE glued (text) (sfunc = joined, stype = text);
+CREATE OPERATOR <<< (leftarg = text, rightarg = text, procedure = text_lt); CREATE AGGREGATE least_of (text) (sfunc = joined, stype = text, sortop = <<<);
 CREATE FUNCTION as_int(mood) RETURNS int LANGUAGE sql AS 'SELECT 1'; CREATE CAST (mood AS int) WITH FUNCTION as_int(mood);
 CREATE TEXT SEARCH DICTIONARY words (TEMPLATE = simple, stopwords = english);
 CREATE OPERATOR CLASS text_way FOR TYPE text USING btree AS OPERATOR 1 <, FUNCTION 1 bttextcmp(text, text);
@@ -131,6 +136,16 @@ systemctl start postgresql@15-main
 cd /usr/share/postgresql/15/extension
 printf "default_version = '1'\n" >ours.control
 printf "CREATE TABLE rates (a int); CREATE TABLE declared (a int); SELECT pg_extension_config_dump('declared', '');" >ours--1.sql
+printf "default_version = '1'\n" >wide.control
+cat >wide--1.sql <<'SQL'
+CREATE TABLE conf (k text PRIMARY KEY, v text NOT NULL DEFAULT 'x'); SELECT pg_extension_config_dump('conf', '');
+COMMENT ON TABLE conf IS 'what it is set to'; CREATE SEQUENCE tick; CREATE VIEW seen AS SELECT k FROM conf;
+CREATE FUNCTION said(a int DEFAULT 1) RETURNS int LANGUAGE sql AS 'SELECT a';
+CREATE FUNCTION fired() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+CREATE TRIGGER own BEFORE INSERT ON conf FOR EACH ROW EXECUTE FUNCTION fired();
+CREATE DOMAIN rate AS int CHECK (VALUE > 0); CREATE TYPE step AS ENUM ('one', 'two');
+CREATE TEXT SEARCH CONFIGURATION way (COPY = simple); CREATE TEXT SEARCH DICTIONARY few (TEMPLATE = simple, STOPWORDS = english); CREATE FOREIGN DATA WRAPPER sheet;
+SQL
 """
 
 Q = "SET search_path = app, public"
@@ -221,6 +236,48 @@ TEETH: dict[str, tuple[list[str], list[str]]] = {
     "table missing": (["DROP TABLE app.nothing"], ["table app.nothing: missing in the copy", "relation app.nothing: missing in the copy"]),
     "table too many": (["CREATE TABLE app.more ()"], ["table app.more: only in the copy", "relation app.more: only in the copy"]),
     "database comment": (["COMMENT ON DATABASE traps IS 'x'"], ["database database: definition"]),
+    "trigger of an extension": (
+        ["CREATE TRIGGER mine BEFORE UPDATE ON public.conf FOR EACH ROW EXECUTE FUNCTION public.fired()"], ["trigger public.conf.mine: only in the copy"]),
+    "index of an extension": (["CREATE INDEX mine ON public.conf (v)"], ["index public.mine: only in the copy"]),
+    "row security of an extension": (
+        ["ALTER TABLE public.conf FORCE ROW LEVEL SECURITY"], ["extension member table public.conf of wide: definition"]),
+    "policy of an extension": (["CREATE POLICY mine ON public.conf USING (true)"], ["policy public.conf.mine: only in the copy"]),
+    "check of an extension": (["ALTER TABLE public.conf ADD CONSTRAINT short CHECK (k < 'z')"], ["constraint public.conf.short: only in the copy"]),
+    "rule of an extension": (["CREATE RULE mine AS ON DELETE TO public.conf DO INSTEAD NOTHING"], ["rule public.conf.mine: only in the copy"]),
+    "column of an extension": (
+        ["ALTER TABLE public.conf ADD w int", "ALTER TABLE public.conf ALTER v SET DEFAULT 'y'"],
+        ["column public.conf.w: only in the copy", "column public.conf.v: definition"]),
+    "comment of an extension": (
+        ["COMMENT ON TABLE public.conf IS 'x'", "COMMENT ON COLUMN public.conf.v IS 'x'"],
+        ["extension member table public.conf of wide: definition", "column public.conf.v: definition"]),
+    "owner of an extension": (["ALTER TABLE public.conf OWNER TO staff"], ["extension member table public.conf of wide: definition"]),
+    "table of an extension": (
+        ["CREATE TABLE public.joined (a int)", "ALTER EXTENSION wide ADD TABLE public.joined"],
+        ["extension member table public.joined of wide: only in the copy"]),
+    "view of an extension": (
+        ["CREATE OR REPLACE VIEW public.seen AS SELECT k FROM public.conf WHERE v > ''"], ["extension member view public.seen of wide: definition"]),
+    "function of an extension": (
+        ["CREATE OR REPLACE FUNCTION public.said(a int DEFAULT 1) RETURNS int LANGUAGE sql AS 'SELECT 2'"],
+        ["extension member function public.said(integer) of wide: definition"]),
+    "cost of a function of an extension": (
+        ["ALTER FUNCTION public.similarity(text, text) COST 77"], ["extension member function public.similarity(pg_catalog.text,pg_catalog.text) of pg_trgm: definition"]),
+    "setting of a function of an extension": (
+        ["ALTER FUNCTION public.similarity(text, text) SET search_path = public"],
+        ["extension member function public.similarity(pg_catalog.text,pg_catalog.text) of pg_trgm: definition"]),
+    "sequence value of an extension": (["ALTER SEQUENCE public.tick RESTART 40"], ["sequence value public.tick: definition"]),
+    "sequence of an extension": (["ALTER SEQUENCE public.tick INCREMENT 2"], ["extension member sequence public.tick of wide: definition"]),
+    "dictionary of an extension": (
+        ["ALTER TEXT SEARCH DICTIONARY public.few (STOPWORDS)"],
+        ["extension member text search dictionary public.few of wide: definition"]),
+    "search configuration of an extension": (
+        ["ALTER TEXT SEARCH CONFIGURATION public.way DROP MAPPING FOR word"],
+        ["extension member text search configuration public.way of wide: definition"]),
+    "domain of an extension": (["ALTER DOMAIN public.rate SET DEFAULT 7"], ["extension member type public.rate of wide: definition"]),
+    "enum of an extension": (["ALTER TYPE public.step RENAME VALUE 'two' TO 'three'"], ["extension member type public.step of wide: definition"]),
+    "wrapper of an extension": (
+        ["ALTER FOREIGN DATA WRAPPER sheet OPTIONS (a 'b')"],
+        ["extension member foreign-data wrapper sheet of wide: definition"]),
+    "statistics of an extension": (["CREATE STATISTICS public.mine ON k, v FROM public.conf"], ["statistics public.mine: only in the copy"]),
 }  # fmt: skip
 
 
@@ -459,6 +516,37 @@ def test_rows_that_an_extension_keeps_are_not_lost_silently(host: TrapHost) -> N
     assert answer["verdict"] == "different" and told(answer["differences"]) == {"table public.rates: rows"}
     psql(host, "DELETE FROM rates", "extended")
     assert host.prove("postgresql", host.dump("postgresql", "extended"), "extended")["verdict"] == "equal"
+
+
+def test_what_was_changed_in_an_extension_is_named(host: TrapHost) -> None:
+    """A restore makes all that an extension brought along from its script again; pg_dump leaves out what somebody did to it."""
+    fresh(host, "members", "CREATE EXTENSION wide; CREATE EXTENSION pg_trgm; INSERT INTO conf VALUES ('a', 'b')")
+    psql(host, "GRANT SELECT (k) ON conf TO pg_monitor; GRANT UPDATE ON SEQUENCE tick TO pg_monitor", "members")
+    assert host.prove("postgresql", host.dump("postgresql", "members"), "members")["verdict"] == "equal"
+    psql(host, "CREATE TRIGGER mine BEFORE UPDATE ON conf FOR EACH ROW EXECUTE FUNCTION fired(); CREATE INDEX mine ON conf (v);"
+         "ALTER TABLE conf ENABLE ROW LEVEL SECURITY; CREATE POLICY mine ON conf USING (v <> 'c'); ALTER TABLE conf ADD CONSTRAINT short CHECK (k < 'z');"
+         "CREATE OR REPLACE FUNCTION said(a int DEFAULT 1) RETURNS int LANGUAGE sql AS 'SELECT 2'; CREATE OR REPLACE VIEW seen AS SELECT k FROM conf WHERE v > '';"
+         "SELECT nextval('tick'), nextval('tick'); ALTER FUNCTION similarity(text, text) SET search_path = public", "members")  # fmt: skip
+    answer = host.prove("postgresql", host.dump("postgresql", "members"), "members")
+    assert answer["verdict"] == "different" and told(answer["differences"]) == {
+        "trigger public.conf.mine: missing in the copy",
+        "index public.mine: missing in the copy",
+        "policy public.conf.mine: missing in the copy",
+        "constraint public.conf.short: missing in the copy",
+        "extension member table public.conf of wide: definition",
+        "extension member function public.said(integer) of wide: definition",
+        "extension member view public.seen of wide: definition",
+        "extension member function public.similarity(pg_catalog.text,pg_catalog.text) of pg_trgm: definition",
+        "sequence value public.tick: definition",
+    }
+
+
+def test_an_extension_that_was_updated_is_equal_to_a_new_one(host: TrapHost) -> None:
+    """A dump does not say by which steps an extension came to its version; the copy's is made at once."""
+    fresh(host, "updated", "CREATE EXTENSION citext VERSION '1.4'; ALTER EXTENSION citext UPDATE; CREATE EXTENSION hstore VERSION '1.4';"
+          "ALTER EXTENSION hstore UPDATE; CREATE EXTENSION pg_trgm VERSION '1.3'; ALTER EXTENSION pg_trgm UPDATE; CREATE TABLE t (a citext)")  # fmt: skip
+    answer = host.prove("postgresql", host.dump("postgresql", "updated"), "updated")
+    assert answer["verdict"] == "equal", answer
 
 
 def test_the_copy_reaches_nobody(host: TrapHost) -> None:
