@@ -58,6 +58,8 @@ TRAPS = {
             "index dropped", "index unique", "grant missing", "grant to public", "other default", "blank in a default", "check", "not null",
             "foreign key", "view", "routine body", "aggregate", "cast", "text search dictionary", "operator class", "statistics object",
             "storage of a column", "owner", "schema", "grant on a system object", "table missing", "table too many", "database comment",
+            "grant on a language", "owner of a language", "grant on plpgsql", "grant on the system's schema", "grant on a parameter", "base type",
+            "owner of a base type", "owner of an operator family", "owner of an operator",
             *(f"{what} of an extension" for what in ("trigger", "index", "row security", "policy", "check", "rule", "column", "comment", "owner",
               "table", "view", "function", "cost of a function", "setting of a function", "sequence value", "sequence", "dictionary",
               "search configuration", "domain", "enum", "wrapper", "statistics")),
@@ -109,6 +111,14 @@ CREATE RULE quiet AS ON DELETE TO scrap DO INSTEAD NOTHING;
 CREATE FUNCTION joined(text, text) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT $1 || $2'; CREATE AGGREGATE glued (text) (sfunc = joined, stype = text);
 CREATE OPERATOR <<< (leftarg = text, rightarg = text, procedure = text_lt); CREATE AGGREGATE least_of (text) (sfunc = joined, stype = text, sortop = <<<);
 CREATE FUNCTION as_int(mood) RETURNS int LANGUAGE sql AS 'SELECT 1'; CREATE CAST (mood AS int) WITH FUNCTION as_int(mood);
+CREATE FUNCTION handled() RETURNS language_handler LANGUAGE c AS '$libdir/plpgsql', 'plpgsql_call_handler';
+CREATE TRUSTED LANGUAGE spoken HANDLER handled; ALTER LANGUAGE spoken OWNER TO staff; GRANT USAGE ON LANGUAGE spoken TO clerk;
+REVOKE USAGE ON LANGUAGE plpgsql FROM PUBLIC; GRANT USAGE ON LANGUAGE plpgsql TO clerk; GRANT CREATE ON SCHEMA pg_catalog TO staff;
+GRANT SET ON PARAMETER log_statement TO clerk WITH GRANT OPTION; GRANT ALTER SYSTEM ON PARAMETER work_mem TO staff;
+CREATE TYPE whole; CREATE FUNCTION whole_in(cstring) RETURNS whole LANGUAGE internal STRICT IMMUTABLE AS 'int4in';
+CREATE FUNCTION whole_out(whole) RETURNS cstring LANGUAGE internal STRICT IMMUTABLE AS 'int4out';
+CREATE TYPE whole (INPUT = whole_in, OUTPUT = whole_out, INTERNALLENGTH = 4, PASSEDBYVALUE); ALTER TYPE whole OWNER TO staff;
+CREATE OPERATOR FAMILY kin USING btree; ALTER OPERATOR FAMILY kin USING btree OWNER TO staff; ALTER OPERATOR <<< (text, text) OWNER TO staff;
 CREATE TEXT SEARCH DICTIONARY words (TEMPLATE = simple, stopwords = english);
 CREATE OPERATOR CLASS text_way FOR TYPE text USING btree AS OPERATOR 1 <, FUNCTION 1 bttextcmp(text, text);
 ALTER TABLE child ENABLE ROW LEVEL SECURITY; ALTER TABLE child FORCE ROW LEVEL SECURITY; CREATE POLICY mine ON child TO staff USING (id > 1);
@@ -236,6 +246,19 @@ TEETH: dict[str, tuple[list[str], list[str]]] = {
     "table missing": (["DROP TABLE app.nothing"], ["table app.nothing: missing in the copy", "relation app.nothing: missing in the copy"]),
     "table too many": (["CREATE TABLE app.more ()"], ["table app.more: only in the copy", "relation app.more: only in the copy"]),
     "database comment": (["COMMENT ON DATABASE traps IS 'x'"], ["database database: definition"]),
+    "grant on a language": (["REVOKE USAGE ON LANGUAGE spoken FROM clerk"], ["other object language spoken: definition"]),
+    "owner of a language": (["ALTER LANGUAGE spoken OWNER TO clerk"], ["other object language spoken: definition"]),
+    "grant on plpgsql": (["REVOKE USAGE ON LANGUAGE plpgsql FROM clerk"], ["grant on a system object language plpgsql: definition"]),
+    "grant on the system's schema": (
+        ["REVOKE CREATE ON SCHEMA pg_catalog FROM staff"], ["grant on a system object schema pg_catalog: definition"]),
+    "grant on a parameter": (
+        ["REVOKE GRANT OPTION FOR SET ON PARAMETER log_statement FROM clerk", "REVOKE ALTER SYSTEM ON PARAMETER work_mem FROM staff"],
+        ["grant on a parameter log_statement: definition", "grant on a parameter work_mem: missing in the copy"]),
+    "base type": (["ALTER TYPE app.whole SET (ANALYZE = pg_catalog.array_typanalyze)"], ["type app.whole: definition"]),
+    "owner of a base type": (["ALTER TYPE app.whole OWNER TO clerk"], ["type app.whole: definition"]),
+    "owner of an operator family": (
+        ["ALTER OPERATOR FAMILY app.kin USING btree OWNER TO clerk"], ["other object operator family app.kin USING btree: definition"]),
+    "owner of an operator": (["ALTER OPERATOR app.<<< (text, text) OWNER TO clerk"], ["operator app.<<<(text,text): definition"]),
     "trigger of an extension": (
         ["CREATE TRIGGER mine BEFORE UPDATE ON public.conf FOR EACH ROW EXECUTE FUNCTION public.fired()"], ["trigger public.conf.mine: only in the copy"]),
     "index of an extension": (["CREATE INDEX mine ON public.conf (v)"], ["index public.mine: only in the copy"]),
@@ -625,6 +648,18 @@ def test_what_was_made_in_a_system_schema_is_named(host: TrapHost) -> None:
         "routine pg_catalog.lost(): missing in the copy",
         "view information_schema.seen: missing in the copy",
         "type pg_catalog.kept: missing in the copy",
+    }
+
+
+def test_what_was_done_to_the_languages_and_schemas_of_the_system_is_named(host: TrapHost) -> None:
+    """pg_dump keeps grants on plpgsql and pg_catalog, and nothing of SQL, C and the information schema, nor who owns an extension's language."""
+    fresh(host, "system", "REVOKE USAGE ON LANGUAGE sql FROM PUBLIC; GRANT CREATE ON SCHEMA information_schema TO staff;"
+          "GRANT CREATE ON SCHEMA pg_catalog TO staff; GRANT USAGE ON LANGUAGE plpgsql TO staff; ALTER LANGUAGE plpgsql OWNER TO clerk")  # fmt: skip
+    answer = host.prove("postgresql", host.dump("postgresql", "system"), "system")
+    assert answer["verdict"] == "different" and told(answer["differences"]) == {
+        "grant on a system object language sql: definition",
+        "grant on a system object schema information_schema: definition",
+        "extension member language plpgsql of plpgsql: definition",
     }
 
 

@@ -138,11 +138,22 @@ def _existence(kind, catalog, alias, facts):
 
 _OTHERS = (
     ("cast", "pg_cast", "k", "concat_ws('|', k.castcontext, k.castmethod, nullif(k.castfunc, 0)::regprocedure)"),
-    ("conversion", "pg_conversion", "k", "k.conproc::text"),
-    ("language", "pg_language", "k", "concat_ws('|', k.lanpltrusted, nullif(k.lanplcallfoid, 0)::regprocedure)"),
-    ("operator class", "pg_opclass", "k", "concat_ws('|', k.opcintype::regtype, k.opcdefault, nullif(k.opckeytype, 0)::regtype)"),
-    ("operator family", "pg_opfamily", "k", "''"),
-    ("text search dictionary", "pg_ts_dict", "k", "k.dictinitoption"),
+    ("conversion", "pg_conversion", "k", "k.conproc::text, pg_get_userbyid(k.conowner)"),
+    (
+        "language",
+        "pg_language",
+        "k",
+        "concat_ws('|', k.lanpltrusted, nullif(k.lanplcallfoid, 0)::regprocedure), pg_get_userbyid(k.lanowner), "
+        + _acl("k.lanacl", "l", "k.lanowner"),
+    ),
+    (
+        "operator class",
+        "pg_opclass",
+        "k",
+        "concat_ws('|', k.opcintype::regtype, k.opcdefault, nullif(k.opckeytype, 0)::regtype), pg_get_userbyid(k.opcowner)",
+    ),
+    ("operator family", "pg_opfamily", "k", "pg_get_userbyid(k.opfowner)"),
+    ("text search dictionary", "pg_ts_dict", "k", "k.dictinitoption, pg_get_userbyid(k.dictowner)"),
     ("text search parser", "pg_ts_parser", "k", "k.prsstart::text"),
     ("text search template", "pg_ts_template", "k", "k.tmpllexize::text"),
     ("transform", "pg_transform", "k", "''"),
@@ -321,8 +332,12 @@ CATALOGUE = (
         "(SELECT json_agg(e.enumlabel ORDER BY e.enumsortorder) FROM pg_enum e WHERE e.enumtypid = t.oid), (SELECT json_agg("
         "pg_get_constraintdef(k.oid) ORDER BY k.conname) FROM pg_constraint k WHERE k.contypid = t.oid), obj_description(t.oid, 'pg_type'), "
         "(SELECT o.collname FROM pg_collation o WHERE o.oid = t.typcollation), (SELECT concat_ws('|', r.rngsubtype::regtype, "
-        "(SELECT o.collname FROM pg_collation o WHERE o.oid = r.rngcollation), r.rngcanonical, r.rngsubdiff) FROM pg_range r WHERE r.rngtypid = t.oid)) FROM pg_type t JOIN "
-        "pg_namespace n ON n.oid = t.typnamespace WHERE (t.typtype IN ('d', 'e', 'r') OR t.typtype = 'c' AND EXISTS (SELECT 1 FROM "
+        "(SELECT o.collname FROM pg_collation o WHERE o.oid = r.rngcollation), r.rngcanonical, r.rngsubdiff) FROM pg_range r WHERE r.rngtypid = t.oid), "
+        "CASE WHEN t.typtype = 'b' THEN concat_ws('|', t.typlen, t.typbyval, t.typalign, t.typstorage, t.typcategory, t.typispreferred, "
+        "t.typdelim, t.typelem::regtype, t.typinput, t.typoutput, t.typreceive, t.typsend, t.typmodin, t.typmodout, t.typanalyze) END) "
+        "FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace WHERE (t.typtype IN ('d', 'e', 'r') OR t.typtype = 'b' "
+        # An array's type comes and goes with its element's.
+        "AND NOT EXISTS (SELECT 1 FROM pg_type w WHERE w.typarray = t.oid) OR t.typtype = 'c' AND EXISTS (SELECT 1 FROM "
         "pg_class c WHERE c.oid = t.typrelid AND c.relkind = 'c')) AND " + _placed("t.oid") + " AND " + _not_extension("pg_type", "t.oid"),
     ),
     (
@@ -344,7 +359,7 @@ CATALOGUE = (
     ),
     (
         "operator",
-        "SELECT json_build_array(o.oid::regoperator::text, o.oprcode::text) FROM pg_operator o JOIN pg_namespace n ON "
+        "SELECT json_build_array(o.oid::regoperator::text, o.oprcode::text, pg_get_userbyid(o.oprowner)) FROM pg_operator o JOIN pg_namespace n ON "
         "n.oid = o.oprnamespace WHERE " + _OURS + " AND " + _not_extension("pg_operator", "o.oid"),
     ),
     (
@@ -422,16 +437,22 @@ CATALOGUE = (
     ),
     ("other object", " UNION ALL ".join(_existence(*one) for one in _OTHERS)),
     (
-        # Granted on the system's own objects, so it hangs on no object of ours. The first role has another name on another server.
+        # Granted on the system's own objects, so it hangs on no object of ours. The first role has another name on another server. Of
+        # the languages and schemas there are few, so that all are told; no dump holds what was done to SQL, C and the information schema.
         "grant on a system object",
         "SELECT json_build_array(g.x, json_agg(concat_ws('|', CASE e.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_get_userbyid(e.grantee) END, "
         'e.privilege_type, e.is_grantable) ORDER BY e.grantee::regrole::text COLLATE "C", e.privilege_type) FILTER (WHERE e.grantee '
         "IS NOT NULL)) FROM (SELECT "
-        "p.oid::regprocedure::text AS x, p.proacl AS a FROM pg_proc p LEFT JOIN pg_init_privs i ON i.classoid = 'pg_proc'::regclass AND "
-        "i.objoid = p.oid WHERE p.oid < 16384 AND p.proacl IS DISTINCT FROM i.initprivs AND p.proacl IS NOT NULL UNION ALL SELECT "
-        "c.oid::regclass::text, c.relacl FROM pg_class c LEFT JOIN pg_init_privs i ON i.classoid = 'pg_class'::regclass AND "
-        "i.objoid = c.oid AND i.objsubid = 0 WHERE c.oid < 16384 AND c.relacl IS DISTINCT FROM i.initprivs AND c.relacl IS NOT NULL) g "
-        "LEFT JOIN LATERAL aclexplode(g.a) e ON e.grantee <> 10 GROUP BY g.x",
+        "p.oid::regprocedure::text AS x, p.proacl AS a, 10 AS o FROM pg_proc p LEFT JOIN pg_init_privs i ON i.classoid = 'pg_proc'::regclass "
+        "AND i.objoid = p.oid WHERE p.oid < 16384 AND p.proacl IS DISTINCT FROM i.initprivs AND p.proacl IS NOT NULL UNION ALL SELECT "
+        "c.oid::regclass::text, c.relacl, 10 FROM pg_class c LEFT JOIN pg_init_privs i ON i.classoid = 'pg_class'::regclass AND "
+        "i.objoid = c.oid AND i.objsubid = 0 WHERE c.oid < 16384 AND c.relacl IS DISTINCT FROM i.initprivs AND c.relacl IS NOT NULL UNION ALL "
+        "SELECT 'language ' || quote_ident(l.lanname), coalesce(l.lanacl, acldefault('l', l.lanowner)), l.lanowner FROM pg_language l "
+        "WHERE l.oid < 16384 OR "
+        + _member("pg_language", "l.oid")
+        + " UNION ALL SELECT 'schema ' || n.nspname, coalesce(n.nspacl, acldefault('n', n.nspowner)), n.nspowner FROM pg_namespace n "
+        "WHERE n.nspname IN ('pg_catalog', 'information_schema')) g "
+        "LEFT JOIN LATERAL aclexplode(g.a) e ON e.grantee <> g.o GROUP BY g.x",
     ),
     (
         "database",
@@ -482,6 +503,14 @@ GLOBALS = (
 # the copy is looked at in the same way.
 WITHOUT_PASSWORDS = " without role passwords"
 GLOBALS_WITHOUT_PASSWORDS = (("role", _ROLE.format("'not readable'", "pg_roles")),) + GLOBALS[1:]
+
+# Known to PostgreSQL 15 and later.
+_HAS_PARAMETERS = "SELECT json_build_array(to_regclass('pg_catalog.pg_parameter_acl') IS NOT NULL)"
+_PARAMETERS = (
+    "SELECT json_build_array(p.parname, (SELECT json_agg(a.x ORDER BY a.x COLLATE \"C\") FROM (SELECT concat_ws('|', CASE e.grantee "
+    "WHEN 0 THEN 'PUBLIC' ELSE pg_get_userbyid(e.grantee) END, e.privilege_type, e.is_grantable) AS x FROM aclexplode(p.paracl) e "
+    "WHERE e.grantee <> 10) a)) FROM pg_parameter_acl p"
+)
 
 # Kinds whose expressions PostgreSQL prints otherwise after one trip through a dump, although they mean the same:
 # IN ('a', 'b') on a varchar column moves its casts. Casts, brackets and spaces are left out of their digests.
@@ -536,7 +565,10 @@ def sequences(session, relations=None):
 
 def global_objects(session, method):
     statements = GLOBALS_WITHOUT_PASSWORDS if method.endswith(WITHOUT_PASSWORDS) else GLOBALS
-    return {kind: _objects(session, kind, statement) for kind, statement in statements}
+    found = {kind: _objects(session, kind, statement) for kind, statement in statements}
+    if session.rows(_HAS_PARAMETERS)[0][0]:
+        found["grant on a parameter"] = _objects(session, "grant on a parameter", _PARAMETERS)
+    return found
 
 
 def choose_method(session, number):
