@@ -65,12 +65,18 @@ TRAPS = {
             "index dropped", "index unique", "grant missing", "grant to public", "other default", "blank in a default", "check", "not null",
             "foreign key", "view", "routine body", "aggregate", "cast", "text search dictionary", "operator class", "statistics object",
             "storage of a column", "owner", "schema", "grant on a system object", "table missing", "table too many", "database comment",
+            "grant on a language", "owner of a language", "grant on plpgsql", "grant on the system's schema", "grant on a parameter", "base type",
+            "owner of a base type", "owner of an operator family", "owner of an operator",
+            *(f"{what} of an extension" for what in ("trigger", "index", "row security", "policy", "check", "rule", "column", "comment", "owner",
+              "table", "view", "function", "cost of a function", "setting of a function", "sequence value", "sequence", "dictionary",
+              "search configuration", "domain", "enum", "wrapper", "statistics")),
         )
     },
 }  # fmt: skip
 
 KEPT = r"""
-CREATE EXTENSION pg_trgm; CREATE EXTENSION hstore; CREATE EXTENSION postgres_fdw; CREATE EXTENSION citext;
+CREATE EXTENSION pg_trgm; CREATE EXTENSION hstore; CREATE EXTENSION postgres_fdw; CREATE EXTENSION citext; CREATE EXTENSION unaccent;
+CREATE EXTENSION "uuid-ossp"; CREATE EXTENSION wide;
 CREATE ROLE clerk LOGIN PASSWORD 'secret' CONNECTION LIMIT 7 VALID UNTIL '2031-01-01'; CREATE ROLE staff NOLOGIN;
 COMMENT ON ROLE staff IS 'people'; GRANT staff TO clerk WITH ADMIN OPTION; ALTER ROLE clerk SET work_mem = '5MB';
 ALTER ROLE clerk IN DATABASE traps SET statement_timeout = '7s'; ALTER ROLE ALL SET search_path = "$user", public, "odd, name";
@@ -110,7 +116,16 @@ CREATE TRIGGER asleep BEFORE INSERT ON child FOR EACH ROW EXECUTE FUNCTION noted
 CREATE TRIGGER awake BEFORE UPDATE ON child FOR EACH ROW EXECUTE FUNCTION noted();
 CREATE RULE quiet AS ON DELETE TO scrap DO INSTEAD NOTHING;
 CREATE FUNCTION joined(text, text) RETURNS text LANGUAGE sql IMMUTABLE AS 'SELECT $1 || $2'; CREATE AGGREGATE glued (text) (sfunc = joined, stype = text);
+CREATE OPERATOR <<< (leftarg = text, rightarg = text, procedure = text_lt); CREATE AGGREGATE least_of (text) (sfunc = joined, stype = text, sortop = <<<);
 CREATE FUNCTION as_int(mood) RETURNS int LANGUAGE sql AS 'SELECT 1'; CREATE CAST (mood AS int) WITH FUNCTION as_int(mood);
+CREATE FUNCTION handled() RETURNS language_handler LANGUAGE c AS '$libdir/plpgsql', 'plpgsql_call_handler';
+CREATE TRUSTED LANGUAGE spoken HANDLER handled; ALTER LANGUAGE spoken OWNER TO staff; GRANT USAGE ON LANGUAGE spoken TO clerk;
+REVOKE USAGE ON LANGUAGE plpgsql FROM PUBLIC; GRANT USAGE ON LANGUAGE plpgsql TO clerk; GRANT CREATE ON SCHEMA pg_catalog TO staff;
+GRANT SET ON PARAMETER log_statement TO clerk WITH GRANT OPTION; GRANT ALTER SYSTEM ON PARAMETER work_mem TO staff;
+CREATE TYPE whole; CREATE FUNCTION whole_in(cstring) RETURNS whole LANGUAGE internal STRICT IMMUTABLE AS 'int4in';
+CREATE FUNCTION whole_out(whole) RETURNS cstring LANGUAGE internal STRICT IMMUTABLE AS 'int4out';
+CREATE TYPE whole (INPUT = whole_in, OUTPUT = whole_out, INTERNALLENGTH = 4, PASSEDBYVALUE); ALTER TYPE whole OWNER TO staff;
+CREATE OPERATOR FAMILY kin USING btree; ALTER OPERATOR FAMILY kin USING btree OWNER TO staff; ALTER OPERATOR <<< (text, text) OWNER TO staff;
 CREATE TEXT SEARCH DICTIONARY words (TEMPLATE = simple, stopwords = english);
 CREATE OPERATOR CLASS text_way FOR TYPE text USING btree AS OPERATOR 1 <, FUNCTION 1 bttextcmp(text, text);
 ALTER TABLE child ENABLE ROW LEVEL SECURITY; ALTER TABLE child FORCE ROW LEVEL SECURITY; CREATE POLICY mine ON child TO staff USING (id > 1);
@@ -138,6 +153,17 @@ systemctl start postgresql@15-main
 cd /usr/share/postgresql/15/extension
 printf "default_version = '1'\n" >ours.control
 printf "CREATE TABLE rates (a int); CREATE TABLE declared (a int); SELECT pg_extension_config_dump('declared', '');" >ours--1.sql
+printf "default_version = '1'\n" >wide.control
+cat >wide--1.sql <<'SQL'
+CREATE TABLE conf (k text PRIMARY KEY, v text NOT NULL DEFAULT 'x'); SELECT pg_extension_config_dump('conf', '');
+COMMENT ON TABLE conf IS 'what it is set to'; CREATE SEQUENCE tick; CREATE VIEW seen AS SELECT k FROM conf;
+CREATE FUNCTION said(a int DEFAULT 1) RETURNS int LANGUAGE sql AS 'SELECT a';
+CREATE FUNCTION fired() RETURNS trigger LANGUAGE plpgsql AS 'BEGIN RETURN NEW; END';
+CREATE FUNCTION postgis_scripts_build_date() RETURNS text LANGUAGE sql AS $f$ SELECT '2020' $f$;
+CREATE TRIGGER own BEFORE INSERT ON conf FOR EACH ROW EXECUTE FUNCTION fired();
+CREATE DOMAIN rate AS int CHECK (VALUE > 0); CREATE TYPE step AS ENUM ('one', 'two');
+CREATE TEXT SEARCH CONFIGURATION way (COPY = simple); CREATE TEXT SEARCH DICTIONARY few (TEMPLATE = simple, STOPWORDS = english); CREATE FOREIGN DATA WRAPPER sheet;
+SQL
 """
 
 Q = "SET search_path = app, public"
@@ -228,6 +254,61 @@ TEETH: dict[str, tuple[list[str], list[str]]] = {
     "table missing": (["DROP TABLE app.nothing"], ["table app.nothing: missing in the copy", "relation app.nothing: missing in the copy"]),
     "table too many": (["CREATE TABLE app.more ()"], ["table app.more: only in the copy", "relation app.more: only in the copy"]),
     "database comment": (["COMMENT ON DATABASE traps IS 'x'"], ["database database: definition"]),
+    "grant on a language": (["REVOKE USAGE ON LANGUAGE spoken FROM clerk"], ["other object language spoken: definition"]),
+    "owner of a language": (["ALTER LANGUAGE spoken OWNER TO clerk"], ["other object language spoken: definition"]),
+    "grant on plpgsql": (["REVOKE USAGE ON LANGUAGE plpgsql FROM clerk"], ["grant on a system object language plpgsql: definition"]),
+    "grant on the system's schema": (
+        ["REVOKE CREATE ON SCHEMA pg_catalog FROM staff"], ["grant on a system object schema pg_catalog: definition"]),
+    "grant on a parameter": (
+        ["REVOKE GRANT OPTION FOR SET ON PARAMETER log_statement FROM clerk", "REVOKE ALTER SYSTEM ON PARAMETER work_mem FROM staff"],
+        ["grant on a parameter log_statement: definition", "grant on a parameter work_mem: missing in the copy"]),
+    "base type": (["ALTER TYPE app.whole SET (ANALYZE = pg_catalog.array_typanalyze)"], ["type app.whole: definition"]),
+    "owner of a base type": (["ALTER TYPE app.whole OWNER TO clerk"], ["type app.whole: definition"]),
+    "owner of an operator family": (
+        ["ALTER OPERATOR FAMILY app.kin USING btree OWNER TO clerk"], ["other object operator family app.kin USING btree: definition"]),
+    "owner of an operator": (["ALTER OPERATOR app.<<< (text, text) OWNER TO clerk"], ["operator app.<<<(text,text): definition"]),
+    "trigger of an extension": (
+        ["CREATE TRIGGER mine BEFORE UPDATE ON public.conf FOR EACH ROW EXECUTE FUNCTION public.fired()"], ["trigger public.conf.mine: only in the copy"]),
+    "index of an extension": (["CREATE INDEX mine ON public.conf (v)"], ["index public.mine: only in the copy"]),
+    "row security of an extension": (
+        ["ALTER TABLE public.conf FORCE ROW LEVEL SECURITY"], ["extension member table public.conf of wide: definition"]),
+    "policy of an extension": (["CREATE POLICY mine ON public.conf USING (true)"], ["policy public.conf.mine: only in the copy"]),
+    "check of an extension": (["ALTER TABLE public.conf ADD CONSTRAINT short CHECK (k < 'z')"], ["constraint public.conf.short: only in the copy"]),
+    "rule of an extension": (["CREATE RULE mine AS ON DELETE TO public.conf DO INSTEAD NOTHING"], ["rule public.conf.mine: only in the copy"]),
+    "column of an extension": (
+        ["ALTER TABLE public.conf ADD w int", "ALTER TABLE public.conf ALTER v SET DEFAULT 'y'"],
+        ["column public.conf.w: only in the copy", "column public.conf.v: definition"]),
+    "comment of an extension": (
+        ["COMMENT ON TABLE public.conf IS 'x'", "COMMENT ON COLUMN public.conf.v IS 'x'"],
+        ["extension member table public.conf of wide: definition", "column public.conf.v: definition"]),
+    "owner of an extension": (["ALTER TABLE public.conf OWNER TO staff"], ["extension member table public.conf of wide: definition"]),
+    "table of an extension": (
+        ["CREATE TABLE public.joined (a int)", "ALTER EXTENSION wide ADD TABLE public.joined"],
+        ["extension member table public.joined of wide: only in the copy"]),
+    "view of an extension": (
+        ["CREATE OR REPLACE VIEW public.seen AS SELECT k FROM public.conf WHERE v > ''"], ["extension member view public.seen of wide: definition"]),
+    "function of an extension": (
+        ["CREATE OR REPLACE FUNCTION public.said(a int DEFAULT 1) RETURNS int LANGUAGE sql AS 'SELECT 2'"],
+        ["extension member function public.said(integer) of wide: definition"]),
+    "cost of a function of an extension": (
+        ["ALTER FUNCTION public.similarity(text, text) COST 77"], ["extension member function public.similarity(pg_catalog.text,pg_catalog.text) of pg_trgm: definition"]),
+    "setting of a function of an extension": (
+        ["ALTER FUNCTION public.similarity(text, text) SET search_path = public"],
+        ["extension member function public.similarity(pg_catalog.text,pg_catalog.text) of pg_trgm: definition"]),
+    "sequence value of an extension": (["ALTER SEQUENCE public.tick RESTART 40"], ["sequence value public.tick: definition"]),
+    "sequence of an extension": (["ALTER SEQUENCE public.tick INCREMENT 2"], ["extension member sequence public.tick of wide: definition"]),
+    "dictionary of an extension": (
+        ["ALTER TEXT SEARCH DICTIONARY public.few (STOPWORDS)"],
+        ["extension member text search dictionary public.few of wide: definition"]),
+    "search configuration of an extension": (
+        ["ALTER TEXT SEARCH CONFIGURATION public.way DROP MAPPING FOR word"],
+        ["extension member text search configuration public.way of wide: definition"]),
+    "domain of an extension": (["ALTER DOMAIN public.rate SET DEFAULT 7"], ["extension member type public.rate of wide: definition"]),
+    "enum of an extension": (["ALTER TYPE public.step RENAME VALUE 'two' TO 'three'"], ["extension member type public.step of wide: definition"]),
+    "wrapper of an extension": (
+        ["ALTER FOREIGN DATA WRAPPER sheet OPTIONS (a 'b')"],
+        ["extension member foreign-data wrapper sheet of wide: definition"]),
+    "statistics of an extension": (["CREATE STATISTICS public.mine ON k, v FROM public.conf"], ["statistics public.mine: only in the copy"]),
 }  # fmt: skip
 
 
@@ -468,6 +549,40 @@ def test_rows_that_an_extension_keeps_are_not_lost_silently(host: TrapHost) -> N
     assert host.prove("postgresql", host.dump("postgresql", "extended"), "extended")["verdict"] == "equal"
 
 
+def test_what_was_changed_in_an_extension_is_named(host: TrapHost) -> None:
+    """A restore makes all that an extension brought along from its script again; pg_dump leaves out what somebody did to it. When
+    the script was built is no such thing."""
+    fresh(host, "members", "CREATE EXTENSION wide; CREATE EXTENSION pg_trgm; INSERT INTO conf VALUES ('a', 'b')")
+    psql(host, "GRANT SELECT (k) ON conf TO pg_monitor; GRANT UPDATE ON SEQUENCE tick TO pg_monitor", "members")
+    assert host.prove("postgresql", host.dump("postgresql", "members"), "members")["verdict"] == "equal"
+    psql(host, "CREATE TRIGGER mine BEFORE UPDATE ON conf FOR EACH ROW EXECUTE FUNCTION fired(); CREATE INDEX mine ON conf (v);"
+         "ALTER TABLE conf ENABLE ROW LEVEL SECURITY; CREATE POLICY mine ON conf USING (v <> 'c'); ALTER TABLE conf ADD CONSTRAINT short CHECK (k < 'z');"
+         "CREATE OR REPLACE FUNCTION said(a int DEFAULT 1) RETURNS int LANGUAGE sql AS 'SELECT 2'; CREATE OR REPLACE VIEW seen AS SELECT k FROM conf WHERE v > '';"
+         "SELECT nextval('tick'), nextval('tick'); ALTER FUNCTION similarity(text, text) SET search_path = public;"
+         "CREATE OR REPLACE FUNCTION postgis_scripts_build_date() RETURNS text LANGUAGE sql AS $f$ SELECT '2021' $f$", "members")  # fmt: skip
+    answer = host.prove("postgresql", host.dump("postgresql", "members"), "members")
+    assert answer["verdict"] == "different" and told(answer["differences"]) == {
+        "trigger public.conf.mine: missing in the copy",
+        "index public.mine: missing in the copy",
+        "policy public.conf.mine: missing in the copy",
+        "constraint public.conf.short: missing in the copy",
+        "extension member table public.conf of wide: definition",
+        "extension member function public.said(integer) of wide: definition",
+        "extension member view public.seen of wide: definition",
+        "sequence value public.tick: definition",
+    }
+    # What was altered of a function is known, and was set again.
+    assert [word for word in answer["set_again"] if "similarity" in word], answer
+
+
+def test_an_extension_that_was_updated_is_equal_to_a_new_one(host: TrapHost) -> None:
+    """A dump does not say by which steps an extension came to its version; the copy's is made at once."""
+    fresh(host, "updated", "CREATE EXTENSION citext VERSION '1.4'; ALTER EXTENSION citext UPDATE; CREATE EXTENSION hstore VERSION '1.4';"
+          "ALTER EXTENSION hstore UPDATE; CREATE EXTENSION pg_trgm VERSION '1.3'; ALTER EXTENSION pg_trgm UPDATE; CREATE TABLE t (a citext)")  # fmt: skip
+    answer = host.prove("postgresql", host.dump("postgresql", "updated"), "updated")
+    assert answer["verdict"] == "equal", answer
+
+
 def test_the_copy_reaches_nobody(host: TrapHost) -> None:
     """A materialized view that asks another server is filled while it is restored: the throw-away server has no way there."""
     psql(
@@ -673,6 +788,18 @@ def test_definitions_of_another_major_version_are_not_compared(host: TrapHost) -
     answer = host.prove("postgresql", result, "hidden")
     assert answer["verdict"] == "unknown" and "definitions cannot be compared across major versions" in answer["error"], answer
     assert "(1 differ, the first: routine pg_catalog.lost() missing in the copy)" in answer["error"], answer
+
+
+def test_what_was_done_to_the_languages_and_schemas_of_the_system_is_named(host: TrapHost) -> None:
+    """pg_dump keeps grants on plpgsql and pg_catalog, and nothing of SQL, C and the information schema, nor who owns an extension's language."""
+    fresh(host, "system", "REVOKE USAGE ON LANGUAGE sql FROM PUBLIC; GRANT CREATE ON SCHEMA information_schema TO staff;"
+          "GRANT CREATE ON SCHEMA pg_catalog TO staff; GRANT USAGE ON LANGUAGE plpgsql TO staff; ALTER LANGUAGE plpgsql OWNER TO clerk")  # fmt: skip
+    answer = host.prove("postgresql", host.dump("postgresql", "system"), "system")
+    assert answer["verdict"] == "different" and told(answer["differences"]) == {
+        "grant on a system object language sql: definition",
+        "grant on a system object schema information_schema: definition",
+        "extension member language plpgsql of plpgsql: definition",
+    }
 
 
 def test_what_a_product_changes_is_allowed_in_its_rows_alone(host: TrapHost) -> None:

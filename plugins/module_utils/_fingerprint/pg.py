@@ -45,10 +45,12 @@ ROW = '"~sunset~row~"'
 _OURS = "n.nspname !~ '^pg_' AND n.nspname <> 'information_schema'"
 
 
+def _member(catalog, oid):
+    return "EXISTS (SELECT 1 FROM pg_depend x WHERE x.classid = '{0}'::regclass AND x.objid = {1} AND x.deptype = 'e')".format(catalog, oid)
+
+
 def _not_extension(catalog, oid):
-    return "NOT EXISTS (SELECT 1 FROM pg_depend x WHERE x.classid = '{0}'::regclass AND x.objid = {1} AND x.deptype = 'e')".format(
-        catalog, oid
-    )
+    return "NOT " + _member(catalog, oid)
 
 
 def _acl(column, kind, owner):
@@ -80,9 +82,12 @@ def _placed(oid):
 
 _CLASS = "pg_class c JOIN pg_namespace n ON n.oid = c.relnamespace"
 _CLASS_OURS = _OURS + " AND " + _not_extension("pg_class", "c.oid")
+# Relations whose columns, indexes, triggers and the like are compared. Those of an extension's relations are no members of it themselves,
+# and pg_dump leaves all of them out.
+_CLASS_READ = "(" + _OURS + " OR " + _member("pg_class", "c.oid") + ")"
 
-# Tables of extensions are read too (people put rows there, and pg_dump only takes those that the extension declares), and what
-# somebody made inside the system's schemas, which no dump holds: both must be met in the copy or be named as missing.
+# Tables and sequences of extensions are read too (people put rows there, and pg_dump only takes those that the extension declares), and
+# what somebody made inside the system's schemas, which no dump holds: both must be met in the copy or be named as missing.
 LIST_TABLES = (
     "SELECT json_build_array("
     + _name("n.nspname", "c.relname")
@@ -90,7 +95,7 @@ LIST_TABLES = (
     + _CLASS
     + " WHERE c.relkind IN ('r', 'm', 'S', 'f') AND ("
     + _CLASS_OURS
-    + " OR c.relkind IN ('r', 'm') AND ("
+    + " OR c.relkind IN ('r', 'm', 'S') AND ("
     + _OURS
     + " OR c.oid >= 16384 AND n.nspname IN ('pg_catalog', 'information_schema')))"
 )
@@ -133,14 +138,84 @@ def _existence(kind, catalog, alias, facts):
 
 _OTHERS = (
     ("cast", "pg_cast", "k", "concat_ws('|', k.castcontext, k.castmethod, nullif(k.castfunc, 0)::regprocedure)"),
-    ("conversion", "pg_conversion", "k", "k.conproc::text"),
-    ("language", "pg_language", "k", "concat_ws('|', k.lanpltrusted, nullif(k.lanplcallfoid, 0)::regprocedure)"),
-    ("operator class", "pg_opclass", "k", "concat_ws('|', k.opcintype::regtype, k.opcdefault, nullif(k.opckeytype, 0)::regtype)"),
-    ("operator family", "pg_opfamily", "k", "''"),
-    ("text search dictionary", "pg_ts_dict", "k", "k.dictinitoption"),
+    ("conversion", "pg_conversion", "k", "k.conproc::text, pg_get_userbyid(k.conowner)"),
+    (
+        "language",
+        "pg_language",
+        "k",
+        "concat_ws('|', k.lanpltrusted, nullif(k.lanplcallfoid, 0)::regprocedure), pg_get_userbyid(k.lanowner), "
+        + _acl("k.lanacl", "l", "k.lanowner"),
+    ),
+    (
+        "operator class",
+        "pg_opclass",
+        "k",
+        "concat_ws('|', k.opcintype::regtype, k.opcdefault, nullif(k.opckeytype, 0)::regtype), pg_get_userbyid(k.opcowner)",
+    ),
+    ("operator family", "pg_opfamily", "k", "pg_get_userbyid(k.opfowner)"),
+    ("text search dictionary", "pg_ts_dict", "k", "k.dictinitoption, pg_get_userbyid(k.dictowner)"),
     ("text search parser", "pg_ts_parser", "k", "k.prsstart::text"),
     ("text search template", "pg_ts_template", "k", "k.tmpllexize::text"),
     ("transform", "pg_transform", "k", "''"),
+)
+
+# What describes a relation and a routine, but for who owns it and may do what.
+_RELATION = (
+    "c.relkind, c.relpersistence, c.reloptions, c.relrowsecurity, "
+    "c.relforcerowsecurity, c.relreplident, obj_description(c.oid, 'pg_class'), c.relispartition, c.reloftype::regtype::text, "
+    + _tablespace("c.reltablespace")
+    + ", (SELECT w.amname FROM pg_am w WHERE w.oid = c.relam), (SELECT w.reloptions FROM pg_class w "
+    "WHERE w.oid = c.reltoastrelid), "
+    "pg_get_expr(c.relpartbound, c.oid), CASE WHEN c.relkind = 'p' THEN pg_get_partkeydef(c.oid) END, "
+    "(SELECT json_agg(i.inhparent::regclass::text ORDER BY i.inhseqno) FROM pg_inherits i WHERE i.inhrelid = c.oid)"
+)
+_ROUTINE = (
+    "CASE WHEN EXISTS (SELECT 1 FROM pg_aggregate g WHERE g.aggfnoid = p.oid) THEN (SELECT concat_ws('|', g.aggtransfn, "
+    "g.aggfinalfn, g.aggcombinefn, g.aggsortop::regoperator, g.aggtranstype::regtype, g.agginitval) FROM pg_aggregate g WHERE g.aggfnoid = p.oid) "
+    "ELSE pg_get_functiondef(p.oid) END"
+)
+_MAPPING = (
+    "(SELECT json_agg(m.x ORDER BY m.x) FROM (SELECT "
+    "concat_ws('|', m.maptokentype, m.mapseqno, m.mapdict::regdictionary) AS x FROM pg_ts_config_map m WHERE m.mapcfg = {0}.oid) m)"
+)
+
+
+def _members(catalog, alias, owner, facts, where="true"):
+    """What an extension brought along. A restore makes it from the extension's own script again, so that no dump holds what somebody
+    changed in it. Whoever made it owns it, here and there another superuser; only an owner of another sort was put there by somebody."""
+    return (
+        "SELECT json_build_array(concat(o.type, ' ', o.identity, ' of ', quote_ident(e.extname)), obj_description({1}.oid, '{0}'), "
+        "(SELECT a.rolname FROM pg_roles a WHERE a.oid = {1}.{2} AND NOT a.rolsuper AND a.oid <> e.extowner), {3}) FROM {0} {1} "
+        "JOIN pg_depend d ON d.classid = '{0}'::regclass AND d.objid = {1}.oid AND d.objsubid = 0 AND d.deptype = 'e' "
+        "JOIN pg_extension e ON d.refclassid = 'pg_extension'::regclass AND e.oid = d.refobjid, "
+        "pg_identify_object('{0}'::regclass, {1}.oid, 0) o WHERE {4}"
+    ).format(catalog, alias, owner, facts, where)
+
+
+# Those in which something can be changed by itself; of a base type, an operator or a cast there is little but that it is there.
+_MEMBERS = (
+    # The texts that a build of PostGIS writes its date and its revision into.
+    _members("pg_proc", "p", "proowner", _ROUTINE, "p.proname !~ '^postgis_(.*_)?scripts_(build_date|installed)$'"),
+    _members(
+        "pg_class",
+        "c",
+        "relowner",
+        _RELATION
+        + ", CASE WHEN c.relkind IN ('v', 'm') THEN pg_get_viewdef(c.oid) END, (SELECT json_build_array(s.seqtypid::regtype::text, "
+        "s.seqstart, s.seqincrement, s.seqmax, s.seqmin, s.seqcache, s.seqcycle) FROM pg_sequence s WHERE s.seqrelid = c.oid)",
+    ),
+    _members(
+        "pg_type",
+        "t",
+        "typowner",
+        "t.typnotnull, t.typdefault, (SELECT json_agg(e.enumlabel ORDER BY e.enumsortorder) FROM pg_enum e WHERE e.enumtypid = t.oid), "
+        "(SELECT json_agg(pg_get_constraintdef(k.oid) ORDER BY k.conname) FROM pg_constraint k WHERE k.contypid = t.oid)",
+        "t.typtype IN ('d', 'e')",
+    ),
+    _members("pg_ts_dict", "k", "dictowner", "k.dictinitoption"),
+    _members("pg_ts_config", "k", "cfgowner", _MAPPING.format("k")),
+    _members("pg_foreign_data_wrapper", "k", "fdwowner", _options("k.fdwoptions")),
+    _members("pg_language", "k", "lanowner", "k.lanpltrusted"),
 )
 
 # kind -> a statement that selects json_build_array(name, whatever describes the object ...)
@@ -156,15 +231,16 @@ CATALOGUE = (
     ),
     (
         "relation",
-        "SELECT json_build_array(" + _name("n.nspname", "c.relname") + ", c.relkind, c.relpersistence, "
-        "pg_get_userbyid(c.relowner), " + _acl("c.relacl", "r", "c.relowner") + ", c.reloptions, c.relrowsecurity, "
-        "c.relforcerowsecurity, c.relreplident, obj_description(c.oid, 'pg_class'), c.relispartition, c.reloftype::regtype::text, "
-        + _tablespace("c.reltablespace")
-        + ", (SELECT w.amname FROM pg_am w WHERE w.oid = c.relam), (SELECT w.reloptions FROM pg_class w "
-        "WHERE w.oid = c.reltoastrelid), "
-        "pg_get_expr(c.relpartbound, c.oid), CASE WHEN c.relkind = 'p' THEN pg_get_partkeydef(c.oid) END, "
-        "(SELECT json_agg(i.inhparent::regclass::text ORDER BY i.inhseqno) FROM pg_inherits i WHERE i.inhrelid = c.oid)) "
-        "FROM " + _CLASS + " WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND " + _CLASS_OURS,
+        "SELECT json_build_array("
+        + _name("n.nspname", "c.relname")
+        + ", pg_get_userbyid(c.relowner), "
+        + _acl("c.relacl", "r", "c.relowner")
+        + ", "
+        + _RELATION
+        + ") FROM "
+        + _CLASS
+        + " WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f') AND "
+        + _CLASS_OURS,
     ),
     (
         "column",
@@ -172,7 +248,9 @@ CATALOGUE = (
         "row_number() OVER (PARTITION BY c.oid ORDER BY a.attnum), format_type(a.atttypid, a.atttypmod), a.attnotnull, "
         "pg_get_expr(d.adbin, d.adrelid), to_jsonb(a) ->> 'attidentity', to_jsonb(a) ->> 'attgenerated', (SELECT o.collname "
         "FROM pg_collation o WHERE o.oid = a.attcollation), (SELECT json_agg(o.x ORDER BY o.x) FROM unnest(a.attoptions) AS o(x) "
-        "WHERE o.x !~ '^pg_'), CASE WHEN a.attacl IS NULL THEN NULL ELSE " + _acl("a.attacl", "c", "c.relowner") + " END, "
+        "WHERE o.x !~ '^pg_'), CASE WHEN a.attacl IS NULL OR "
+        # Granted by the owner, who is another one in the copy.
+         + _member("pg_class", "c.oid") + " THEN NULL ELSE " + _acl("a.attacl", "c", "c.relowner") + " END, "
         "col_description(c.oid, a.attnum), a.attislocal, CASE WHEN c.relkind IN ('r', 'p', 'm', 'f') THEN a.attstorage END, "
         "to_jsonb(a) ->> 'attcompression', coalesce(to_jsonb(a) ->> 'attstattarget', '-1'), "
         + _options("a.attfdwoptions")
@@ -180,7 +258,7 @@ CATALOGUE = (
         + _CLASS
         + " JOIN pg_attribute a ON a.attrelid = c.oid "
         "AND a.attnum > 0 AND NOT a.attisdropped LEFT JOIN pg_attrdef d ON d.adrelid = c.oid AND d.adnum = a.attnum "
-        "WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'c') AND " + _CLASS_OURS,
+        "WHERE c.relkind IN ('r', 'p', 'v', 'm', 'f', 'c') AND " + _CLASS_READ,
     ),
     (
         "view",
@@ -201,7 +279,7 @@ CATALOGUE = (
         + ") FROM "
         + _CLASS
         + " JOIN pg_index i ON i.indexrelid = c.oid "
-        "WHERE " + _CLASS_OURS + " AND " + _not_extension("pg_class", "i.indrelid"),
+        "WHERE (" + _OURS + " OR " + _member("pg_class", "i.indrelid") + ")",
     ),
     (
         "constraint",
@@ -209,33 +287,33 @@ CATALOGUE = (
         "pg_get_constraintdef(k.oid), k.convalidated, obj_description(k.oid, 'pg_constraint')) FROM pg_constraint k "
         "JOIN pg_class c ON c.oid = k.conrelid JOIN pg_namespace n ON n.oid = c.relnamespace WHERE "
         # NOT NULL is a property of the column; only PostgreSQL 18 and later write it down a second time.
-        "k.contype <> 'n' AND " + _CLASS_OURS,
+        "k.contype <> 'n' AND " + _CLASS_READ,
     ),
     (
         "trigger",
         "SELECT json_build_array(" + _name("n.nspname", "c.relname") + " || '.' || quote_ident(t.tgname), "
         "pg_get_triggerdef(t.oid), t.tgenabled, obj_description(t.oid, 'pg_trigger')) FROM pg_trigger t JOIN pg_class c "
-        "ON c.oid = t.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace WHERE NOT t.tgisinternal AND " + _CLASS_OURS,
+        "ON c.oid = t.tgrelid JOIN pg_namespace n ON n.oid = c.relnamespace WHERE NOT t.tgisinternal AND " + _CLASS_READ,
     ),
     (
         "rule",
         "SELECT json_build_array(" + _name("n.nspname", "c.relname") + " || '.' || quote_ident(r.rulename), "
         "pg_get_ruledef(r.oid), r.ev_enabled) FROM pg_rewrite r JOIN pg_class c ON c.oid = r.ev_class JOIN pg_namespace n "
-        "ON n.oid = c.relnamespace WHERE r.rulename <> '_RETURN' AND " + _CLASS_OURS,
+        "ON n.oid = c.relnamespace WHERE r.rulename <> '_RETURN' AND " + _CLASS_READ,
     ),
     (
         "policy",
         "SELECT json_build_array(" + _name("n.nspname", "c.relname") + " || '.' || quote_ident(p.polname), p.polcmd, "
         "p.polpermissive, (SELECT json_agg(CASE r.x WHEN 0 THEN 'PUBLIC' ELSE pg_get_userbyid(r.x) END ORDER BY 1) FROM "
         "unnest(p.polroles) AS r(x)), pg_get_expr(p.polqual, p.polrelid), pg_get_expr(p.polwithcheck, p.polrelid)) FROM pg_policy p "
-        "JOIN pg_class c ON c.oid = p.polrelid JOIN pg_namespace n ON n.oid = c.relnamespace WHERE " + _CLASS_OURS,
+        "JOIN pg_class c ON c.oid = p.polrelid JOIN pg_namespace n ON n.oid = c.relnamespace WHERE " + _CLASS_READ,
     ),
     (
         "routine",
         "SELECT json_build_array(" + _name("n.nspname", "p.proname") + " || '(' || pg_get_function_identity_arguments(p.oid) "
-        "|| ')', CASE WHEN EXISTS (SELECT 1 FROM pg_aggregate g WHERE g.aggfnoid = p.oid) THEN (SELECT concat_ws('|', g.aggtransfn, "
-        "g.aggfinalfn, g.aggcombinefn, g.aggsortop, g.aggtranstype::regtype, g.agginitval) FROM pg_aggregate g WHERE g.aggfnoid = p.oid) "
-        "ELSE pg_get_functiondef(p.oid) END, pg_get_userbyid(p.proowner), "
+        "|| ')', "
+        + _ROUTINE
+        + ", pg_get_userbyid(p.proowner), "
         + _acl("p.proacl", "f", "p.proowner")
         + ", obj_description(p.oid, 'pg_proc')) FROM pg_proc p JOIN pg_namespace n ON n.oid = p.pronamespace WHERE "
         + _placed("p.oid")
@@ -254,8 +332,12 @@ CATALOGUE = (
         "(SELECT json_agg(e.enumlabel ORDER BY e.enumsortorder) FROM pg_enum e WHERE e.enumtypid = t.oid), (SELECT json_agg("
         "pg_get_constraintdef(k.oid) ORDER BY k.conname) FROM pg_constraint k WHERE k.contypid = t.oid), obj_description(t.oid, 'pg_type'), "
         "(SELECT o.collname FROM pg_collation o WHERE o.oid = t.typcollation), (SELECT concat_ws('|', r.rngsubtype::regtype, "
-        "(SELECT o.collname FROM pg_collation o WHERE o.oid = r.rngcollation), r.rngcanonical, r.rngsubdiff) FROM pg_range r WHERE r.rngtypid = t.oid)) FROM pg_type t JOIN "
-        "pg_namespace n ON n.oid = t.typnamespace WHERE (t.typtype IN ('d', 'e', 'r') OR t.typtype = 'c' AND EXISTS (SELECT 1 FROM "
+        "(SELECT o.collname FROM pg_collation o WHERE o.oid = r.rngcollation), r.rngcanonical, r.rngsubdiff) FROM pg_range r WHERE r.rngtypid = t.oid), "
+        "CASE WHEN t.typtype = 'b' THEN concat_ws('|', t.typlen, t.typbyval, t.typalign, t.typstorage, t.typcategory, t.typispreferred, "
+        "t.typdelim, t.typelem::regtype, t.typinput, t.typoutput, t.typreceive, t.typsend, t.typmodin, t.typmodout, t.typanalyze) END) "
+        "FROM pg_type t JOIN pg_namespace n ON n.oid = t.typnamespace WHERE (t.typtype IN ('d', 'e', 'r') OR t.typtype = 'b' "
+        # An array's type comes and goes with its element's.
+        "AND NOT EXISTS (SELECT 1 FROM pg_type w WHERE w.typarray = t.oid) OR t.typtype = 'c' AND EXISTS (SELECT 1 FROM "
         "pg_class c WHERE c.oid = t.typrelid AND c.relkind = 'c')) AND " + _placed("t.oid") + " AND " + _not_extension("pg_type", "t.oid"),
     ),
     (
@@ -263,6 +345,7 @@ CATALOGUE = (
         "SELECT json_build_array(quote_ident(e.extname), e.extversion, n.nspname) FROM pg_extension e JOIN pg_namespace n "
         "ON n.oid = e.extnamespace",
     ),
+    ("extension member", " UNION ALL ".join(_MEMBERS)),
     (
         "event trigger",
         "SELECT json_build_array(quote_ident(e.evtname), e.evtevent, e.evtfoid::regproc::text, e.evtenabled, e.evttags, "
@@ -276,7 +359,7 @@ CATALOGUE = (
     ),
     (
         "operator",
-        "SELECT json_build_array(o.oid::regoperator::text, o.oprcode::text) FROM pg_operator o JOIN pg_namespace n ON "
+        "SELECT json_build_array(o.oid::regoperator::text, o.oprcode::text, pg_get_userbyid(o.oprowner)) FROM pg_operator o JOIN pg_namespace n ON "
         "n.oid = o.oprnamespace WHERE " + _OURS + " AND " + _not_extension("pg_operator", "o.oid"),
     ),
     (
@@ -286,8 +369,7 @@ CATALOGUE = (
     ),
     (
         "text search",
-        "SELECT json_build_array(" + _name("n.nspname", "o.cfgname") + ", (SELECT json_agg(m.x ORDER BY m.x) FROM (SELECT "
-        "concat_ws('|', m.maptokentype, m.mapseqno, m.mapdict::regdictionary) AS x FROM pg_ts_config_map m WHERE m.mapcfg = o.oid) m)) "
+        "SELECT json_build_array(" + _name("n.nspname", "o.cfgname") + ", " + _MAPPING.format("o") + ") "
         "FROM pg_ts_config o JOIN pg_namespace n ON n.oid = o.cfgnamespace WHERE " + _OURS + ""
         " AND " + _not_extension("pg_ts_config", "o.oid"),
     ),
@@ -355,16 +437,22 @@ CATALOGUE = (
     ),
     ("other object", " UNION ALL ".join(_existence(*one) for one in _OTHERS)),
     (
-        # Granted on the system's own objects, so it hangs on no object of ours. The first role has another name on another server.
+        # Granted on the system's own objects, so it hangs on no object of ours. The first role has another name on another server. Of
+        # the languages and schemas there are few, so that all are told; no dump holds what was done to SQL, C and the information schema.
         "grant on a system object",
         "SELECT json_build_array(g.x, json_agg(concat_ws('|', CASE e.grantee WHEN 0 THEN 'PUBLIC' ELSE pg_get_userbyid(e.grantee) END, "
         'e.privilege_type, e.is_grantable) ORDER BY e.grantee::regrole::text COLLATE "C", e.privilege_type) FILTER (WHERE e.grantee '
         "IS NOT NULL)) FROM (SELECT "
-        "p.oid::regprocedure::text AS x, p.proacl AS a FROM pg_proc p LEFT JOIN pg_init_privs i ON i.classoid = 'pg_proc'::regclass AND "
-        "i.objoid = p.oid WHERE p.oid < 16384 AND p.proacl IS DISTINCT FROM i.initprivs AND p.proacl IS NOT NULL UNION ALL SELECT "
-        "c.oid::regclass::text, c.relacl FROM pg_class c LEFT JOIN pg_init_privs i ON i.classoid = 'pg_class'::regclass AND "
-        "i.objoid = c.oid AND i.objsubid = 0 WHERE c.oid < 16384 AND c.relacl IS DISTINCT FROM i.initprivs AND c.relacl IS NOT NULL) g "
-        "LEFT JOIN LATERAL aclexplode(g.a) e ON e.grantee <> 10 GROUP BY g.x",
+        "p.oid::regprocedure::text AS x, p.proacl AS a, 10 AS o FROM pg_proc p LEFT JOIN pg_init_privs i ON i.classoid = 'pg_proc'::regclass "
+        "AND i.objoid = p.oid WHERE p.oid < 16384 AND p.proacl IS DISTINCT FROM i.initprivs AND p.proacl IS NOT NULL UNION ALL SELECT "
+        "c.oid::regclass::text, c.relacl, 10 FROM pg_class c LEFT JOIN pg_init_privs i ON i.classoid = 'pg_class'::regclass AND "
+        "i.objoid = c.oid AND i.objsubid = 0 WHERE c.oid < 16384 AND c.relacl IS DISTINCT FROM i.initprivs AND c.relacl IS NOT NULL UNION ALL "
+        "SELECT 'language ' || quote_ident(l.lanname), coalesce(l.lanacl, acldefault('l', l.lanowner)), l.lanowner FROM pg_language l "
+        "WHERE l.oid < 16384 OR "
+        + _member("pg_language", "l.oid")
+        + " UNION ALL SELECT 'schema ' || n.nspname, coalesce(n.nspacl, acldefault('n', n.nspowner)), n.nspowner FROM pg_namespace n "
+        "WHERE n.nspname IN ('pg_catalog', 'information_schema')) g "
+        "LEFT JOIN LATERAL aclexplode(g.a) e ON e.grantee <> g.o GROUP BY g.x",
     ),
     (
         "database",
@@ -415,6 +503,14 @@ GLOBALS = (
 # the copy is looked at in the same way.
 WITHOUT_PASSWORDS = " without role passwords"
 GLOBALS_WITHOUT_PASSWORDS = (("role", _ROLE.format("'not readable'", "pg_roles")),) + GLOBALS[1:]
+
+# Known to PostgreSQL 15 and later.
+_HAS_PARAMETERS = "SELECT json_build_array(to_regclass('pg_catalog.pg_parameter_acl') IS NOT NULL)"
+_PARAMETERS = (
+    "SELECT json_build_array(p.parname, (SELECT json_agg(a.x ORDER BY a.x COLLATE \"C\") FROM (SELECT concat_ws('|', CASE e.grantee "
+    "WHEN 0 THEN 'PUBLIC' ELSE pg_get_userbyid(e.grantee) END, e.privilege_type, e.is_grantable) AS x FROM aclexplode(p.paracl) e "
+    "WHERE e.grantee <> 10) a)) FROM pg_parameter_acl p"
+)
 
 # Kinds whose expressions PostgreSQL prints otherwise after one trip through a dump, although they mean the same:
 # IN ('a', 'b') on a varchar column moves its casts. Casts, brackets and spaces are left out of their digests.
@@ -482,7 +578,10 @@ def sequences(session, relations=None):
 
 def global_objects(session, method):
     statements = GLOBALS_WITHOUT_PASSWORDS if method.endswith(WITHOUT_PASSWORDS) else GLOBALS
-    return {kind: _objects(session, kind, statement) for kind, statement in statements}
+    found = {kind: _objects(session, kind, statement) for kind, statement in statements}
+    if session.rows(_HAS_PARAMETERS)[0][0]:
+        found["grant on a parameter"] = _objects(session, "grant on a parameter", _PARAMETERS)
+    return found
 
 
 def choose_method(session, number):
