@@ -160,7 +160,7 @@ def spool(session, out, progress):
     out.write(line({"end": True, "keys": seen["keys"]}))
     out.flush()
     found["notes"]["rdb_version"] = seen["rdb"]
-    found.update(schema=fingerprint_engines.SCHEMA, engine="redis", database="all")
+    found.update(schema=fingerprint_engines.SCHEMAS["redis"], engine="redis", database="all")
     return found
 
 

@@ -36,7 +36,9 @@ PARTS = {
 Fingerprint = Dict[str, Any]
 Difference = Dict[str, Any]
 
-SCHEMA = 1
+# What an engine's fingerprint counts. It grows when something more is counted: then an older one says nothing of that, and is not compared.
+# postgresql 2: members of extensions, owners and grants of the system's own objects.
+SCHEMAS = {"postgresql": 2, "mariadb": 1, "mysql": 1, "sqlite": 1, "redis": 1}
 ENGINES = ("postgresql", "mariadb", "mysql", "sqlite", "redis")
 
 # Objects that every fresh server brings along; the copy may have them although the source did not.
@@ -87,7 +89,7 @@ def take(engine, session, database, method=None, progress=None, apart=()):
     """The fingerprint of one database. `method`: the source's method, so that the copy is hashed in the same way. `apart`: rules of
     what may differ in some tables (see fingerprint_apart), each hashed a second time without that."""
     found = PARTS[engine].take(session, database, method=method, progress=progress or (lambda done, total: None))
-    found.update(schema=SCHEMA, engine=engine, database=database)
+    found.update(schema=SCHEMAS[engine], engine=engine, database=database)
     if apart:
         found["apart"] = fingerprint_apart.take(engine, session, database, found["method"], found["tables"], apart)
     return found
@@ -118,8 +120,11 @@ def compare(source: Fingerprint, copy: Fingerprint) -> List[Difference]:
     for name in ("schema", "engine", "method", "database"):
         if source.get(name) != copy.get(name):
             raise ValueError(
-                "fingerprints cannot be compared: {0} is {1!r} at the source and {2!r} in the copy".format(
-                    name, source.get(name), copy.get(name)
+                "fingerprints cannot be compared: {0} is {1!r} at the source and {2!r} in the copy{3}".format(
+                    name,
+                    source.get(name),
+                    copy.get(name),
+                    "; prove it with the version of sunset.crm that made the copy" if name == "schema" else "",
                 )
             )
     differences = _compare_contents(source["tables"], copy["tables"], "table", False)
