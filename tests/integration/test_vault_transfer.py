@@ -160,6 +160,16 @@ def test_the_vault_process_is_killed(transfer: Transfer) -> None:
     transfer.whole()
 
 
+def test_a_pull_that_is_killed_before_its_first_segment_is_recorded_goes_on(transfer: Transfer) -> None:
+    with transfer.world.promptly(f"[ -e {transfer.state_of_it} ]", KILL_MODULE):
+        process = transfer.world.start_vault("vault_pull", **transfer.options, rate=MIB)
+    process.communicate()
+    transfer.world.wait(lambda: not transfer.world.module_pids())
+    assert transfer.record()["partial"]["big.bin"]["segments"] == []
+    assert [transfer.pull(check=True)["changed"], transfer.pull()["changed"]] == [True, True]
+    transfer.whole()
+
+
 def test_the_vault_process_is_killed_again_and_again(transfer: Transfer) -> None:
     for number in range(1, 5):
         transfer.begin_and_kill(segments=number)

@@ -126,8 +126,11 @@ def read_record(path):
 
 def cipher_files(entry):
     # type: (Dict[str, Any]) -> List[Tuple[str, str, int]]
-    """(name in the data set's folder, SHA-256, bytes) of every file of ciphertext that a stored artefact consists of, in order."""
-    parts = entry.get("segments") or [dict(entry, file=entry["file"] + ".age")]
+    """(name in the data set's folder, SHA-256, bytes) of every file of ciphertext that a stored artefact consists of, in order.
+
+    Of one that was only begun: of every segment that is recorded, and that may be none yet."""
+    segments = entry.get("segments")
+    parts = segments if segments is not None else [dict(entry, file=entry["file"] + ".age")]
     return [(part["file"], part["cipher_sha256"], int(part["cipher_bytes"])) for part in parts]
 
 
